@@ -1,0 +1,146 @@
+# latent - build, test, install. `make help` says what there is.
+#   make asan=1 ...   address and undefined-behaviour sanitizers, objects in build/asan
+#   make WERROR=1     warnings are errors (CI)
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VERSION := 0.1.0
+CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+PREFIX ?= /usr/local
+DESTDIR ?=
+asan ?= 0
+WERROR ?= 0
+
+ifeq ($(asan),1)
+B := build/asan
+OPT := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LDFLAGS += -fsanitize=address,undefined
+else
+B := build
+OPT := -O2 -g
+endif
+BIN := $(if $(filter 1,$(asan)),$(B)/bin,bin)
+
+# -ffp-contract=off: the compiler never decides where a multiply and an add become one rounding; kernels say it themselves.
+CFLAGS ?=
+ALL_CFLAGS := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERSION='"$(VERSION)"' \
+  -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off -pthread \
+  $(if $(filter 1,$(WERROR)),-Werror) $(OPT) -I. -Ilib -Itests $(CFLAGS)
+LIBS := -Wl,--as-needed -lzstd -lxxhash -ljansson -lpcre2-8 -lutf8proc -lflint-arb -lflint -lmpfr -lgmp -lcurl \
+  -lmicrohttpd -lprotobuf-c -ldl -lm
+
+LIB_SRC := $(sort $(wildcard lib/*/*.c) $(wildcard kernels/*.c) $(wildcard kernels/cpu/*.c))
+LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
+# tools/tool.c is the harness that every program links; the other files there are one program each
+TOOLS := $(filter-out tool,$(patsubst tools/%.c,%,$(sort $(wildcard tools/*.c))))
+PROGRAMS := $(TOOLS:%=$(BIN)/%)
+UNIT_SRC := $(sort $(wildcard tests/unit/*_test.c tests/kernels/*_test.c))
+UNITS := $(UNIT_SRC:tests/%.c=$(B)/tests/%)
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/*_fuzz.c))
+REPLAYS := $(FUZZ_SRC:tests/fuzz/%.c=$(B)/fuzz/%)
+BENCH_SRC := $(sort $(wildcard tests/bench/*_bench.c))
+BENCHES := $(BENCH_SRC:tests/bench/%.c=$(B)/bench/%)
+
+.PHONY: all
+all: $(PROGRAMS)
+
+.PHONY: help
+help:
+	@printf '%s\n' 'make              build the programs into bin/' \
+	  'make test         every test; ends with N passed, N failed, N skipped' \
+	  'make unit|cli     only the C tests | only the command-line tests' \
+	  'make asan=1 test  the same under the address and undefined-behaviour sanitizers' \
+	  'make bench        timings, as shares of the machine'"'"'s limit or of a peer' \
+	  'make fuzz         ten minutes of libFuzzer per target (FUZZ_SECONDS=600, needs clang)' \
+	  'make lint         clang-format, clang-tidy, cppcheck' \
+	  'make install      to $$PREFIX (/usr/local), DESTDIR honoured' \
+	  'make clean        remove build/ and bin/' '' \
+	  'Experiments: make -f pipelines/tokenskip_math.mk help'
+
+# ---- objects ----
+# Files named *_avx2.c, *_avx512.c hold code that is only called after asking the CPU.
+$(B)/%_avx2.o: EXTRA := -mavx2 -mfma -mf16c
+$(B)/%_avx512.o: EXTRA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(B)/kernels/cpu/%.o: OPT_KERNEL := $(if $(filter 1,$(asan)),,-O3)
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(OPT_KERNEL) $(EXTRA) -MMD -MP -c $< -o $@
+
+$(B)/liblatent.a: $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(BIN)/%: $(B)/tools/%.o $(B)/tools/tool.o $(B)/liblatent.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+
+# ---- tests ----
+$(B)/tests/%: $(B)/tests/%.o $(B)/liblatent.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -pthread $^ -lcmocka $(LIBS) -o $@
+
+.PHONY: test unit cli check-units check-cli
+test: $(PROGRAMS) $(UNITS) $(REPLAYS)
+	@BIN=$(BIN) BUILD=$(B) tests/run $(UNITS) $(sort $(wildcard tests/cli/*.bats tests/fault/*.bats tests/fuzz/*.bats))
+unit: $(UNITS)
+	@BIN=$(BIN) BUILD=$(B) tests/run $(UNITS)
+cli: $(PROGRAMS)
+	@BIN=$(BIN) BUILD=$(B) tests/run $(sort $(wildcard tests/cli/*.bats tests/fault/*.bats))
+
+# The same fuzz target with a plain main that replays a corpus, for `make test`.
+$(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(B)/liblatent.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+
+FUZZ_SECONDS ?= 600
+FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=build/libfuzzer/%)
+build/libfuzzer/%: tests/fuzz/%.c $(LIB_SRC)
+	@mkdir -p $(@D)
+	clang -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERSION='"$(VERSION)"' -O1 -g -ffp-contract=off -I. -Ilib \
+	  -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -mavx2 -mfma -mf16c \
+	  $< $(filter-out %_avx512.c,$(filter $(sort $(wildcard lib/base/*.c lib/io/*.c lib/text/*.c lib/task/*.c)),$(LIB_SRC))) -pthread $(LIBS) -o $@
+.PHONY: fuzz
+fuzz: $(FUZZERS)
+	@for f in $(FUZZERS); do n=$$(basename $$f _fuzz); mkdir -p build/corpus/$$n; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 build/corpus/$$n tests/fuzz/corpus/$$n; done
+
+# ---- benchmarks ----
+$(B)/bench/%: $(B)/tests/bench/%.o $(B)/liblatent.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+.PHONY: bench
+bench: $(PROGRAMS) $(BENCHES)
+	@for b in $(BENCHES); do $$b; done
+	@for s in $(sort $(wildcard tests/bench/*_bench.sh)); do BIN=$(BIN) $$s; done
+
+# ---- lint ----
+C_ALL := $(sort $(wildcard lib/*/*.[ch] kernels/*.[ch] kernels/cpu/*.[ch] tools/*.[ch] tests/unit/*.[ch] tests/kernels/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch]))
+.PHONY: lint
+lint:
+	clang-format --dry-run -Werror $(C_ALL)
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	  --suppress=missingIncludeSystem -I. -Ilib -DLATENT_VERSION='"$(VERSION)"' -j2 $(filter %.c,$(filter lib/% kernels/% tools/%,$(C_ALL)))
+	clang-tidy --quiet $(filter %.c,$(filter lib/% kernels/% tools/%,$(C_ALL))) -- $(filter-out -Wmaybe% ,$(ALL_CFLAGS)) -mavx2 -mfma -mf16c
+
+# ---- install ----
+LIBEXEC := $(PREFIX)/libexec/latent
+.PHONY: install
+install: $(PROGRAMS)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(PREFIX)/share/latent $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(BIN)/latent $(DESTDIR)$(PREFIX)/bin/latent
+	install -m 755 $(filter-out $(BIN)/latent,$(PROGRAMS)) $(DESTDIR)$(LIBEXEC)
+	cp -r data/. $(DESTDIR)$(PREFIX)/share/latent/
+	for p in man/*.[157]; do [ -e "$$p" ] || continue; d=$(DESTDIR)$(PREFIX)/share/man/man$${p##*.}; install -d $$d; install -m 644 $$p $$d; done
+
+.PHONY: clean
+clean:
+	rm -rf build bin
+
+-include $(shell find build -name '*.d' 2>/dev/null)
+.SECONDARY:
