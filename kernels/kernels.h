@@ -111,7 +111,7 @@ struct sample_slot {
     float flip_bias;                   /* added to flip_id's logit while phase is 0 */
     uint32_t key[2], stream[2];        /* struct rng of (seed, source_id, sample_index) */
     int32_t stop[SAMPLE_STOP_IDS];     /* ids that end the sequence; -1: none */
-    int32_t position;                  /* tokens in the cache once the current step has run = where the next one goes */
+    int32_t position;                  /* where `last` goes in the cache; starts at prompt tokens - 1, + 1 a draw */
     int32_t generated;                 /* tokens generated so far; the draw of token i uses counter i */
     int32_t limit;                     /* stop after this many generated tokens */
     int32_t last;                      /* the newest token (input of the next step) */
@@ -131,8 +131,8 @@ struct sample_args {
 };
 
 /* Inputs of the next decode step, made on the device from the slots: for row i, slot s = slot_of[i]:
- * ids[i] = last, table_row[i] = position + rope_offset[s], context[i] = position + 1, cache_row[i] from the page table
- * (page 0 for a slot that is not running). */
+ * ids[i] = last, table_row[i] = position + rope_offset[s], context[i] = position + 1, cache_row[i] from the page table.
+ * A slot that is not running gives id 0, table_row 0, context 1 and a row of page 0: in bounds, and cheap. */
 struct decode_inputs_args {
     const struct tensor *slot_of;                         /* I32 [n] */
     const struct tensor *slots;                           /* U8 [slots, sizeof(struct sample_slot)] */
