@@ -1,6 +1,7 @@
 # latent - build, test, install. `make help` says what there is.
 #   make asan=1 ...   address and undefined-behaviour sanitizers, objects in build/asan
 #   make WERROR=1     warnings are errors (CI)
+#   make V=1          show whole commands
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -15,6 +16,9 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 asan ?= 0
 WERROR ?= 0
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),@:,@printf '  %-5s %s\n' '$(1)' '$(2)')
 
 ifeq ($(asan),1)
 B := build/asan
@@ -57,7 +61,7 @@ help:
 	  'make asan=1 test  the same under the address and undefined-behaviour sanitizers' \
 	  'make bench        timings, as shares of the machine'"'"'s limit or of a peer' \
 	  'make fuzz         ten minutes of libFuzzer per target (FUZZ_SECONDS=600, needs clang)' \
-	  'make lint         clang-format, clang-tidy, cppcheck' \
+	  'make lint         clang-format, headers alone, cppcheck, clang-tidy' \
 	  'make install      to $$PREFIX (/usr/local), DESTDIR honoured' \
 	  'make clean        remove build/ and bin/' '' \
 	  'Experiments: make -f pipelines/tokenskip_math.mk help'
@@ -68,24 +72,37 @@ $(B)/%_avx2.o: EXTRA := -mavx2 -mfma -mf16c
 $(B)/%_avx512.o: EXTRA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(B)/kernels/cpu/%.o: OPT_KERNEL := $(if $(filter 1,$(asan)),,-O3)
 
-$(B)/%.o: %.c
-	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(OPT_KERNEL) $(EXTRA) -MMD -MP -c $< -o $@
+# Changed flags rebuild the objects, a changed set of sources rebuilds the library: headers are covered by -MMD.
+remember = $(shell mkdir -p $(B); printf '%s\n' '$(subst ','\'',$(2))' | cmp -s - $(B)/$(1) || printf '%s\n' '$(subst ','\'',$(2))' >$(B)/$(1))
+ifeq ($(filter clean help lint,$(MAKECMDGOALS)),)
+$(call remember,flags,$(CC) $(filter-out -Werror,$(ALL_CFLAGS)))
+$(call remember,members,$(LIB_OBJ))
+endif
+$(B)/flags $(B)/members:
 
-$(B)/liblatent.a: $(LIB_OBJ)
+$(B)/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(OPT_KERNEL) $(EXTRA) -MMD -MP -c $< -o $@
+
+$(B)/liblatent.a: $(LIB_OBJ) $(B)/members
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $(LIB_OBJ)
 
 $(BIN)/%: $(B)/tools/%.o $(B)/tools/tool.o $(B)/liblatent.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
 
 # ---- tests ----
 $(B)/tests/%: $(B)/tests/%.o $(B)/liblatent.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -pthread $^ -lcmocka $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -pthread $^ -lcmocka $(LIBS) -o $@
 
-.PHONY: test unit cli check-units check-cli
+.PHONY: test unit cli everything
+everything: $(PROGRAMS) $(UNITS) $(REPLAYS) $(BENCHES)
 test: $(PROGRAMS) $(UNITS) $(REPLAYS)
 	@BIN=$(BIN) BUILD=$(B) tests/run $(UNITS) $(sort $(wildcard tests/cli/*.bats tests/fault/*.bats tests/fuzz/*.bats))
 unit: $(UNITS)
@@ -96,7 +113,8 @@ cli: $(PROGRAMS)
 # The same fuzz target with a plain main that replays a corpus, for `make test`.
 $(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(B)/liblatent.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
 
 FUZZ_SECONDS ?= 600
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=build/libfuzzer/%)
@@ -113,7 +131,8 @@ fuzz: $(FUZZERS)
 # ---- benchmarks ----
 $(B)/bench/%: $(B)/tests/bench/%.o $(B)/liblatent.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
 .PHONY: bench
 bench: $(PROGRAMS) $(BENCHES)
 	@for b in $(BENCHES); do $$b; done
@@ -121,22 +140,35 @@ bench: $(PROGRAMS) $(BENCHES)
 
 # ---- lint ----
 C_ALL := $(sort $(wildcard lib/*/*.[ch] kernels/*.[ch] kernels/cpu/*.[ch] tools/*.[ch] tests/unit/*.[ch] tests/kernels/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch]))
-.PHONY: lint
-lint:
-	clang-format --dry-run -Werror $(C_ALL)
-	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-	  --suppress=missingIncludeSystem -I. -Ilib -DLATENT_VERSION='"$(VERSION)"' -j2 $(filter %.c,$(filter lib/% kernels/% tools/%,$(C_ALL)))
-	clang-tidy --quiet $(filter %.c,$(filter lib/% kernels/% tools/%,$(C_ALL))) -- $(filter-out -Wmaybe% ,$(ALL_CFLAGS)) -mavx2 -mfma -mf16c
+C_CHECKED := $(filter %.c,$(filter lib/% kernels/% tools/%,$(C_ALL)))
+.PHONY: lint lint-format lint-headers lint-cppcheck lint-tidy
+lint: lint-format lint-headers lint-cppcheck lint-tidy
+lint-format:
+	$(call say,LINT,clang-format)
+	$(Q)clang-format --dry-run -Werror $(C_ALL)
+lint-headers: # every header compiles alone
+	$(call say,LINT,headers)
+	$(Q)for h in $(filter lib/%.h kernels/%.h tools/%.h,$(C_ALL)); do $(CC) $(ALL_CFLAGS) -fsyntax-only -x c $$h; done
+lint-cppcheck:
+	$(call say,LINT,cppcheck)
+	$(Q)cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	  --suppress=missingIncludeSystem -I. -Ilib -DLATENT_VERSION='"$(VERSION)"' -j2 $(C_CHECKED)
+lint-tidy:
+	$(call say,LINT,clang-tidy)
+	$(Q)printf '%s\n' $(C_CHECKED) | xargs -P2 -n4 sh -c 'clang-tidy --quiet "$$@" -- $(subst ','\'',$(ALL_CFLAGS)) -mavx2 -mfma -mf16c 2>/dev/null' sh
 
 # ---- install ----
-LIBEXEC := $(PREFIX)/libexec/latent
+# Programs find their data beside themselves, so the tree can be moved. Stages lie in libexec, away from the PATH:
+# `latent STAGE` runs them, and PATH=$$(latent --exec-path):$$PATH gives the bare names.
+TO := $(DESTDIR)$(PREFIX)
 .PHONY: install
 install: $(PROGRAMS)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBEXEC) $(DESTDIR)$(PREFIX)/share/latent $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $(BIN)/latent $(DESTDIR)$(PREFIX)/bin/latent
-	install -m 755 $(filter-out $(BIN)/latent,$(PROGRAMS)) $(DESTDIR)$(LIBEXEC)
-	cp -r data/. $(DESTDIR)$(PREFIX)/share/latent/
-	for p in man/*.[157]; do [ -e "$$p" ] || continue; d=$(DESTDIR)$(PREFIX)/share/man/man$${p##*.}; install -d $$d; install -m 644 $$p $$d; done
+	$(call say,INST,$(TO))
+	$(Q)install -d '$(TO)/bin' '$(TO)/libexec/latent' '$(TO)/share/latent'
+	$(Q)install -m 755 $(BIN)/latent '$(TO)/bin/latent'
+	$(Q)$(if $(filter-out $(BIN)/latent,$(PROGRAMS)),install -m 755 $(filter-out $(BIN)/latent,$(PROGRAMS)) '$(TO)/libexec/latent')
+	$(Q)if [ -d data ]; then cp -r data/. '$(TO)/share/latent/'; fi
+	$(Q)for p in man/*.[157]; do [ -e "$$p" ] || continue; d='$(TO)/share/man/man'$${p##*.}; install -d "$$d"; install -m 644 "$$p" "$$d"; done
 
 .PHONY: clean
 clean:
