@@ -564,7 +564,7 @@ void json_put_cstr(struct buf *b, const char *s)
 /* digits: the shortest significant digits found, as "d.ddde+XX" from %e; laid out as Python's repr() does. */
 static void put_repr(struct buf *b, const char *sci)
 {
-    char digits[40];
+    char digits[40] = "";
     int nd = 0, exp = 0;
     const char *p = sci;
     if (*p == '-') {
