@@ -63,6 +63,13 @@ static struct stages list_stages(const char *dir)
     return s;
 }
 
+static void release_stages(struct stages *s)
+{
+    for (size_t i = 0; i < s->n; i++)
+        free(s->name[i]);
+    free(s->name);
+}
+
 /* The second line of `STAGE --help` says what the stage does. */
 static void describe(const char *dir, const char *stage)
 {
@@ -104,6 +111,7 @@ static int help(const char *dir)
     struct stages s = list_stages(dir);
     for (size_t i = 0; i < s.n; i++)
         describe(dir, s.name[i]);
+    release_stages(&s);
     printf("\n`latent STAGE --help` lists a stage's options; the manual: man latent, man latent-STAGE\n");
     return TOOL_OK;
 }
@@ -148,6 +156,7 @@ static int unknown(const char *dir, const char *stage)
                 near);
     else
         fprintf(stderr, "latent: there is no stage '%s', nor any other in %s\n", stage, dir);
+    release_stages(&s);
     return TOOL_MISUSE;
 }
 
@@ -182,6 +191,7 @@ int main(int argc, char **argv)
             rc = TOOL_FAILED;
         }
     }
+    free(dir);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "latent: standard output: cannot write: %s\n", strerror(errno));
         rc = TOOL_FAILED;
