@@ -70,12 +70,25 @@ static int show_help(const struct tool *t)
     return close_stdout(t->name) < 0 ? TOOL_FAILED : TOOL_OK;
 }
 
+/* Hidden: the tables as JSON lines, for the tests of options and pages. */
+static int dump_options(const struct tool *t)
+{
+    struct buf b = BUF_INIT;
+    opt_dump(t->opts, &b);
+    opt_dump(common_opts, &b);
+    fwrite(b.s, 1, b.len, stdout);
+    buf_release(&b);
+    return close_stdout(t->name) < 0 ? TOOL_FAILED : TOOL_OK;
+}
+
 int tool_main(const struct tool *t, int argc, char **argv)
 {
     struct err e = { "" };
     int nfiles = 0;
     tables[0] = t->opts;
     tables[1] = common_opts;
+    if (argc == 2 && strcmp(argv[1], "--dump-options") == 0)
+        return dump_options(t);
     if (opt_parse(tables, argc, argv, &nfiles, &e) < 0) {
         fprintf(stderr, "%s: %s\n", t->name, e.msg);
         return TOOL_MISUSE;

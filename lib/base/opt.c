@@ -308,6 +308,78 @@ void opt_help(const struct opt *table, struct buf *out)
     }
 }
 
+static void put_value(const struct opt *o, struct buf *out)
+{
+    const struct opt_reals *r = o->var;
+    const struct opt_list *l = o->var;
+    switch (o->type) {
+    case OPT_FLAG:
+        buf_puts(out, *(bool *)o->var ? "true" : "false");
+        break;
+    case OPT_INT:
+        buf_printf(out, "%lld", (long long)*(int64_t *)o->var);
+        break;
+    case OPT_REAL:
+        json_put_double(out, *(double *)o->var);
+        break;
+    case OPT_REALS:
+        buf_putc(out, '[');
+        for (size_t i = 0; i < r->n; i++) {
+            buf_puts(out, i ? "," : "");
+            json_put_double(out, r->v[i]);
+        }
+        buf_putc(out, ']');
+        break;
+    case OPT_LIST:
+        buf_putc(out, '[');
+        for (size_t i = 0; i < l->n; i++) {
+            buf_puts(out, i ? "," : "");
+            json_put_cstr(out, l->v[i]);
+        }
+        buf_putc(out, ']');
+        break;
+    case OPT_ALIAS:
+        buf_puts(out, "null");
+        break;
+    default:
+        json_put_cstr(out, *(const char **)o->var);
+    }
+}
+
+void opt_dump(const struct opt *table, struct buf *out)
+{
+    static const char *const types[] = {
+        [OPT_FLAG] = "flag", [OPT_STRING] = "string", [OPT_CHOICE] = "choice", [OPT_INT] = "int",
+        [OPT_REAL] = "real", [OPT_REALS] = "reals",   [OPT_LIST] = "list",     [OPT_ALIAS] = "alias"
+    };
+    for (const struct opt *o = table; o->type != OPT_END; o++) {
+        if (o->type == OPT_GROUP)
+            continue;
+        bool bounds = o->min != 0 || o->max != 0;
+        char letter[2] = { o->letter, '\0' };
+        buf_puts(out, "{\"name\":");
+        json_put_cstr(out, o->name);
+        buf_puts(out, ",\"letter\":");
+        json_put_cstr(out, o->letter ? letter : NULL);
+        buf_printf(out, ",\"type\":\"%s\",\"class\":\"%s\",\"arg\":", types[o->type],
+                   o->cls == OPT_RESULT ? "result" : "run");
+        json_put_cstr(out, o->arg);
+        buf_puts(out, ",\"min\":");
+        if (bounds && isfinite(o->min))
+            json_put_double(out, o->min);
+        else
+            buf_puts(out, "null");
+        buf_puts(out, ",\"max\":");
+        if (bounds && isfinite(o->max))
+            json_put_double(out, o->max);
+        else
+            buf_puts(out, "null");
+        buf_puts(out, ",\"default\":");
+        put_value(o, out);
+        buf_puts(out, "}\n");
+    }
+}
+
 void opt_result_json(const struct opt *const *tables, struct buf *out)
 {
     bool first = true;
@@ -320,36 +392,6 @@ void opt_result_json(const struct opt *const *tables, struct buf *out)
             first = false;
             json_put_cstr(out, o->name);
             buf_putc(out, ':');
-            const struct opt_reals *r = o->var;
-            const struct opt_list *l = o->var;
-            switch (o->type) {
-            case OPT_FLAG:
-                buf_puts(out, *(bool *)o->var ? "true" : "false");
-                break;
-            case OPT_INT:
-                buf_printf(out, "%lld", (long long)*(int64_t *)o->var);
-                break;
-            case OPT_REAL:
-                json_put_double(out, *(double *)o->var);
-                break;
-            case OPT_REALS:
-                buf_putc(out, '[');
-                for (size_t i = 0; i < r->n; i++) {
-                    buf_puts(out, i ? "," : "");
-                    json_put_double(out, r->v[i]);
-                }
-                buf_putc(out, ']');
-                break;
-            case OPT_LIST:
-                buf_putc(out, '[');
-                for (size_t i = 0; i < l->n; i++) {
-                    buf_puts(out, i ? "," : "");
-                    json_put_cstr(out, l->v[i]);
-                }
-                buf_putc(out, ']');
-                break;
-            default:
-                json_put_cstr(out, *(const char **)o->var);
-            }
+            put_value(o, out);
         }
 }

@@ -106,6 +106,10 @@ bool opt_given(const struct opt *const *tables, const char *name); /* was it on 
 /* The table as text: "  -o, --output FILE   write FILE ... [default]". */
 void opt_help(const struct opt *table, struct buf *out);
 
+/* One JSON object a row, for tests: {"name":..,"letter":..,"type":..,"class":"result"|"run","arg":..,"min":..,"max":..,
+ * "default":..}; letter, arg and default are null where there is none, bounds where there are none. */
+void opt_dump(const struct opt *table, struct buf *out);
+
 /* RESULT options as members of a JSON object in table order, values as they stand now: "ratio":[0.3],"seed":1 */
 void opt_result_json(const struct opt *const *tables, struct buf *out);
 
