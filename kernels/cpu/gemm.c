@@ -1,0 +1,153 @@
+/* gemm.c - linear: shares out rows and panels, and runs micro-kernels over them.
+ *
+ * Work is cut into pieces of (a block of rows) x (some panels). Within a piece a few panels stay in the first cache
+ * while the block's rows, which fit the second, pass over them. K is cut only when the panels would not fit. */
+#include <string.h>
+
+#include "kernels/cpu/fast.h"
+
+enum {
+    K_WHOLE = 512,          /* up to here K is not cut */
+    K_BLOCK = 384,          /* so much of a panel stays in L1 while rows pass over it */
+    ROWS_BYTES = 256 << 10, /* of x in L2 */
+    SERIAL_MACS = 100000,   /* less is done before another thread wakes */
+    PIECE_MACS = 40000,
+    ACC_ROWS = 192, /* rows of a block: their accumulators wait in scratch while K is cut */
+};
+
+struct gemm {
+    struct cpu *c;
+    const struct gemm_isa *isa;
+    const struct weight *w;
+    const float *x, *bias;
+    float *y;
+    bool add;
+    int64_t n, k, rows;
+    int64_t tiles, tiles_per_block, panels, panels_per_piece, pieces_per_block;
+    int64_t k_block; /* even, for bf16 words */
+    int widest;      /* log2 of the panels that one tile takes */
+};
+
+static int64_t tile_begin(const struct gemm *g, int64_t t) /* heights differ by at most one */
+{
+    return t * g->rows / g->tiles;
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Accumulators to y. The chain is finished: bias and the sum into y are one addition each. */
+static void put(const struct gemm *g, const float *acc, int64_t row, int64_t rows, int64_t col, int width)
+{
+    int64_t cols = min64(g->n - col, width);
+    for (int64_t r = 0; r < rows; r++, acc += width) {
+        float *y = g->y + (row + r) * g->n + col;
+        const float *bias = g->bias ? g->bias + col : NULL;
+        if (g->add && bias)
+            for (int64_t i = 0; i < cols; i++)
+                y[i] += acc[i] + bias[i];
+        else if (g->add)
+            for (int64_t i = 0; i < cols; i++)
+                y[i] += acc[i];
+        else if (bias)
+            for (int64_t i = 0; i < cols; i++)
+                y[i] = acc[i] + bias[i];
+        else
+            memcpy(y, acc, (size_t)cols * sizeof *y);
+    }
+}
+
+/* Tiles t0 .. t1-1 against 1 << width panels. While K is cut the accumulators of all these tiles wait in acc. */
+static void strip(const struct gemm *g, int64_t t0, int64_t t1, int64_t panel, int width, float *acc)
+{
+    const struct weight *w = g->w;
+    const char *packed = (const char *)w->packed + (size_t)panel * w->panel_bytes;
+    int64_t row0 = tile_begin(g, t0);
+    int cols = PANEL << width;
+    for (int64_t k0 = 0; k0 < g->k; k0 += g->k_block) {
+        int64_t kn = min64(g->k - k0, g->k_block);
+        const char *wk = packed + (size_t)k0 * PANEL * (w->packed_bf16 ? 2 : 4);
+        for (int64_t t = t0; t < t1; t++) {
+            int64_t row = tile_begin(g, t), height = tile_begin(g, t + 1) - row;
+            float *to = g->k_block < g->k ? acc + (row - row0) * cols : acc;
+            gemm_tile *run = w->packed_bf16 ? g->isa->bf16[height][width] : g->isa->f32[height][width];
+            run(kn, g->x + row * g->k + k0, g->k, wk, w->panel_bytes, to, k0 == 0);
+            if (k0 + kn == g->k)
+                put(g, to, row, height, panel * PANEL, cols);
+        }
+    }
+}
+
+static void piece(void *arg, int i, int thread)
+{
+    const struct gemm *g = arg;
+    int64_t t0 = i / g->pieces_per_block * g->tiles_per_block, t1 = min64(t0 + g->tiles_per_block, g->tiles);
+    int64_t p = i % g->pieces_per_block * g->panels_per_piece, end = min64(p + g->panels_per_piece, g->panels);
+    int width = g->widest;
+    while (p < end) {
+        while ((int64_t)1 << width > end - p)
+            width--;
+        strip(g, t0, t1, p, width, g->c->scratch[thread].p);
+        p += (int64_t)1 << width;
+    }
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Blocks of rows as tall as L2 allows; then as many pieces per block as keep all threads busy to the end, each a whole
+ * number of the widest tiles. */
+static int64_t plan(struct gemm *g)
+{
+    int64_t threads = g->c->threads, height = ceil_div(g->rows, ceil_div(g->rows, g->isa->max_rows));
+    g->tiles = ceil_div(g->rows, g->isa->max_rows);
+    g->widest = g->isa->widest[height];
+    int64_t cuts = g->tiles > 1 && g->k > K_WHOLE ? ceil_div(g->k, K_BLOCK) : 1;
+    g->k_block = cuts == 1 ? g->k : (ceil_div(g->k, cuts) + 1) & ~(int64_t)1;
+    int64_t rows = ROWS_BYTES / (g->k * (int64_t)sizeof(float));
+    rows = rows < 4 * height ? 4 * height : rows > ACC_ROWS ? ACC_ROWS : rows;
+    int64_t blocks = ceil_div(g->tiles, rows / height);
+    g->tiles_per_block = ceil_div(g->tiles, blocks);
+    blocks = ceil_div(g->tiles, g->tiles_per_block);
+    int64_t groups = ceil_div(g->panels, (int64_t)1 << g->widest), macs = g->rows * g->k * g->panels * PANEL;
+    int64_t want = min64(4 * threads, macs / PIECE_MACS + 1);
+    if (threads == 1 || macs < SERIAL_MACS)
+        want = 1;
+    int64_t per_block = min64(ceil_div(want, blocks), groups);
+    g->panels_per_piece = ceil_div(groups, per_block) << g->widest;
+    g->pieces_per_block = ceil_div(g->panels, g->panels_per_piece);
+    return blocks * g->pieces_per_block;
+}
+
+static const struct gemm_isa *isa_of(const struct cpu *c)
+{
+#if defined(__x86_64__)
+    if (c->isa == CPU_AVX512)
+        return &gemm_avx512;
+    if (c->isa == CPU_AVX2)
+        return &gemm_avx2;
+#endif
+    (void)c;
+    return &gemm_base;
+}
+
+void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
+                 int rows, bool add)
+{
+    if (!weight_pack(c, w))
+        return;
+    struct gemm g = { .c = c, .isa = isa_of(c), .w = w, .x = f32(x), .bias = f32(bias), .y = f32(y), .add = add };
+    g.n = w->rows;
+    g.k = w->cols;
+    g.rows = rows;
+    g.panels = ceil_div(g.n, PANEL);
+    int64_t pieces = plan(&g);
+    for (int t = 0; t < c->threads; t++)
+        if (!cpu_scratch(c, t, (ACC_ROWS + TILE_ROWS) * (PANEL << (TILE_WIDTHS - 1)) * sizeof(float), "product"))
+            return;
+    pool_run(g.rows * g.k * g.n < SERIAL_MACS ? NULL : c->pool, (int)pieces, piece, &g);
+}

@@ -1,0 +1,52 @@
+/* device.c - finds a device by its name. */
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+#include "base/err.h"
+#include "kernels/cpu/cpu.h"
+
+size_t dtype_size(enum dtype t)
+{
+    switch (t) {
+    case DTYPE_F32:
+    case DTYPE_I32:
+        return 4;
+    case DTYPE_BF16:
+    case DTYPE_F16:
+        return 2;
+    case DTYPE_U8:
+        return 1;
+    }
+    return 0;
+}
+
+static bool is_cuda(const char *name)
+{
+    return strncmp(name, "cuda", 4) == 0 && (!name[4] || name[4] == ':');
+}
+
+int device_open(struct device **out, const char *name, int threads, struct err *e)
+{
+    *out = NULL;
+    if (!strcmp(name, "cpu-oracle"))
+        return cpu_open(out, CPU_ORACLE, threads, e);
+    if (!strcmp(name, "cpu") || !strcmp(name, "auto"))
+        return cpu_open(out, cpu_best(), threads, e);
+    if (is_cuda(name))
+        return err_set(e, "device %s: this build has no CUDA devices yet", name);
+    return err_set(e, "unknown device '%s': expected auto, cpu, cpu-oracle or cuda:N", name);
+}
+
+void device_close(struct device *d)
+{
+    if (d)
+        d->close(d);
+}
+
+const char *device_numerics(const char *name)
+{
+    if (!strcmp(name, "cpu-oracle"))
+        return cpu_numerics(CPU_ORACLE);
+    return cpu_numerics(cpu_best());
+}
