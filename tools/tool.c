@@ -25,6 +25,7 @@ static const struct opt common_opts[] = {
     OPT_ROW_FLAG("keep-going", 0, &common.keep_going, "report bad records, carry on, exit 3 at the end", OPT_RUN),
     OPT_ROW_FLAG("require-provenance", 0, &common.require_provenance,
                  "fail when piped input has no entry in the run log", OPT_RUN),
+    OPT_ROW_FLAG("plan", 0, &common.plan, "say whether there is work (output, key, state), do nothing", OPT_RUN),
     OPT_ROW_FLAG("progress", 0, &force_progress, "show progress (the default; --quiet hides it)", OPT_RUN),
     OPT_ROW_FLAG("quiet", 'q', &common.quiet, "say nothing but warnings and errors", OPT_RUN),
     OPT_ROW_STRING("log-json", 0, &log_json, "FILE", "append one JSON event a line to FILE", OPT_RUN),
@@ -36,6 +37,28 @@ static const struct opt common_opts[] = {
 const struct opt *const *tool_options(void)
 {
     return tables;
+}
+
+int tool_stage(struct stage **st, const struct tool *t, struct stage_spec *spec, struct err *e)
+{
+    static struct stage_output only; /* must outlive the stage */
+    spec->program = t->name;
+    spec->result = t->result;
+    spec->options = tables;
+    spec->require_provenance = common.require_provenance;
+    if (!spec->noutputs) {
+        only.path = common.output;
+        spec->outputs = &only;
+        spec->noutputs = 1;
+    }
+    if (!common.plan)
+        return stage_open(st, spec, e);
+    struct buf lines = BUF_INIT;
+    int rc = stage_plan(spec, &lines, e);
+    if (rc == 0)
+        fwrite(lines.s, 1, lines.len, stdout);
+    buf_release(&lines);
+    return rc < 0 ? -1 : STAGE_UP_TO_DATE;
 }
 
 int tool_misuse(struct err *e, const char *fmt, ...)

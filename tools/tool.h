@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/opt.h"
+#include "io/stage.h"
 
 /* run() returns these; -1 counts as TOOL_FAILED. */
 enum { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_MISUSE = 2, TOOL_REJECTS = 3 };
@@ -32,12 +33,17 @@ struct tool_common {
     int64_t threads;    /* --threads; 0: the cores of this machine */
     bool keep_going;    /* --keep-going */
     bool require_provenance;
+    bool plan; /* --plan: say what would be done, do nothing */
     bool quiet;
 };
 extern struct tool_common common;
 
 /* NULL-terminated list of the program's table and the common one, as opt.h's functions take it. Valid inside run(). */
 const struct opt *const *tool_options(void);
+
+/* Opens the stage of this run: fills in program, result number, options and, unless the program has outputs of its own,
+ * -o. Answers --plan. STAGE_RUN, STAGE_UP_TO_DATE (done: return TOOL_OK) or -1. */
+int tool_stage(struct stage **st, const struct tool *t, struct stage_spec *spec, struct err *e);
 
 /* Misuse found after parsing (a combination that makes no sense): returns TOOL_MISUSE with the sentence in e. */
 int tool_misuse(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
