@@ -181,7 +181,7 @@ static int by_offset(const void *a, const void *b)
 static int check_layout(struct st_tensor *t, size_t n, const char *data, uint64_t size, const char *path, struct err *e)
 {
     uint64_t at = 0;
-    if (n)
+    if (t)
         qsort(t, n, sizeof *t, by_offset);
     for (size_t i = 0; i < n; i++) {
         uint64_t begin = (uint64_t)((const char *)t[i].data - data);
