@@ -56,6 +56,14 @@ def main(names):
         words_of = []
         merge = c._PromptCompressor__token_prob_to_word_prob
         c._PromptCompressor__token_prob_to_word_prob = lambda p, convert_mode="mean": words_of.append(merge(p, convert_mode)) or words_of[-1]
+        raw_of = []
+        group = c._PromptCompressor__merge_token_to_word
+
+        def grouped(*a, **k):
+            g = group(*a, **k)
+            raw_of.extend(g[0])         # the package strips U+2581 later, in place of the list
+            return g
+        c._PromptCompressor__merge_token_to_word = grouped
         chunk_of = []
         chunk = c._PromptCompressor__chunk_context
         c._PromptCompressor__chunk_context = lambda *a, **k: chunk_of.append(chunk(*a, **k)) or chunk_of[-1]
@@ -81,11 +89,12 @@ def main(names):
                     full.append(dict(ref, args=mode, asked=RATES, compressed=outs))
             if n < LABELS or ref == {"join": JOINED[0]}:
                 words_of.clear()
+                raw_of.clear()
                 r = c.compress_prompt(text, rate=0.5, return_word_label=True)
                 pairs = [x.rsplit(" ", 1) for x in r["fn_labeled_original_prompt"].split("\t\t|\t\t")]
                 probs = [float("%.9g" % p) for w in words_of for p in w]
-                assert len(pairs) == len(probs)
-                labels.append(dict(ref, words=[p[0] for p in pairs], labels=[int(p[1]) for p in pairs], probs=probs,
+                assert [p[0] for p in pairs] == [w.lstrip("\u2581") if kind == "xlmr" else w for w in raw_of] and len(pairs) == len(probs)
+                labels.append(dict(ref, words=list(raw_of), labels=[int(p[1]) for p in pairs], probs=probs,
                                    words_in_chunk=[len(w) for w in words_of], chunk_texts=chunk_of[-1]))
         out = os.path.join(HERE, "llmlingua", kind)
         fresh_dir(out)
