@@ -86,8 +86,12 @@ static void put_raw(struct buf *b, const char *key, const char *raw)
     buf_printf(b, ": %s", raw && *raw ? raw : "{}");
 }
 
+/* The last member is the hash of the text before it: a manifest that was edited by hand says so itself. */
+static const char seal_mark[] = ",\n  \"seal\": \"";
+
 void manifest_write(const struct manifest *m, struct buf *b)
 {
+    size_t start = b->len;
     buf_putc(b, '{');
     put_member(b, "program", m->program);
     put_member(b, "version", m->version);
@@ -122,7 +126,10 @@ void manifest_write(const struct manifest *m, struct buf *b)
     buf_putc(b, '}');
     put_raw(b, "counts", m->counts);
     put_member(b, "started", m->started);
-    buf_printf(b, ",\n  \"seconds\": %.3f\n}\n", m->seconds);
+    buf_printf(b, ",\n  \"seconds\": %.3f", m->seconds);
+    char seal[HASH_HEX];
+    hash_hex(hash_bytes(b->s + start, b->len - start), seal);
+    buf_printf(b, "%s%s\"\n}\n", seal_mark, seal);
 }
 
 /* ---- reading ---- */
@@ -187,10 +194,22 @@ static bool parse_models(struct manifest *m, struct json doc)
     return true;
 }
 
+static bool sealed(const char *txt, size_t n)
+{
+    size_t mark = sizeof seal_mark - 1, tail = mark + HASH_HEX - 1 + 4; /* digits, quote, newline, brace, newline */
+    char seal[HASH_HEX];
+    if (n < tail || memcmp(txt + n - tail, seal_mark, mark) != 0 || memcmp(txt + n - 4, "\"\n}\n", 4) != 0)
+        return false;
+    hash_hex(hash_bytes(txt, n - tail), seal);
+    return memcmp(txt + n - tail + mark, seal, HASH_HEX - 1) == 0;
+}
+
 int manifest_parse(struct manifest *m, const char *txt, size_t n, const char *name, struct err *e)
 {
     struct json doc, v;
     *m = (struct manifest){ .ninputs = 0 };
+    if (!sealed(txt, n))
+        return err_set(e, "%s: this manifest is not as it was written (its seal does not fit)", name);
     if (json_parse(&doc, txt, n, e) < 0)
         return err_prefix(e, "%s", name);
     if (json_kind(doc) != JSON_OBJECT)

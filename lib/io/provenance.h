@@ -1,0 +1,57 @@
+/* provenance.h - from an artefact back to where it came from.
+ *
+ * Every manifest that can be found (beside files under the given roots, in the run log, in the store) is indexed by the
+ * hash of its output; a walk goes from a file through the hashes of its inputs. Since pipes have entries in the run log
+ * and names are not part of hashes, the walk crosses pipes, shards, merges and the store. */
+#ifndef LATENT_PROVENANCE_H
+#define LATENT_PROVENANCE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "io/manifest.h"
+
+struct buf;
+struct err;
+
+struct provenance_entry {
+    char *path; /* of the manifest */
+    char *file; /* of its output, or NULL when the output went through a pipe */
+    struct manifest m;
+};
+
+struct provenance;
+struct provenance *provenance_new(void);
+void provenance_free(struct provenance *p); /* NULL is fine */
+
+/* Indexes F.run.json beside a file, all below a folder, or run log and store ($LATENT_STORE). A manifest that cannot be
+ * read or whose seal is broken is a problem, told by provenance_problems. */
+void provenance_add_file(struct provenance *p, const char *file);
+void provenance_add_tree(struct provenance *p, const char *dir);
+void provenance_add_log(struct provenance *p);
+
+const struct provenance_entry *provenance_find(const struct provenance *p, const char *output_hash);
+size_t provenance_count(const struct provenance *p);
+const struct provenance_entry *provenance_at(const struct provenance *p, size_t i);
+
+/* Fingerprint of a model folder as it is now: from lib/model, which lies above this file. */
+typedef int provenance_model_fn(const char *dir, char out[33], struct err *e);
+
+/* What the walk found, one line each, indented by depth; problems in the same order, one sentence each. */
+struct provenance_report {
+    struct buf *tree;     /* text lines; may be NULL */
+    struct buf *json;     /* a JSON object; may be NULL */
+    struct buf *problems; /* lines */
+    int nproblems;
+};
+void provenance_trace(struct provenance *p, const char *file, provenance_model_fn *fingerprint,
+                      struct provenance_report *out);
+
+/* Checks one file against its manifest: hash, records, bytes, key against its own members. Returns the number of
+ * problems. */
+int provenance_check(const char *file, struct buf *problems);
+
+/* Sentences about manifests that could not be indexed. */
+int provenance_problems(const struct provenance *p, struct buf *problems);
+
+#endif

@@ -1,0 +1,120 @@
+/* dataset - questions of a published set, one a line. See latent-dataset(1). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "io/shard.h"
+#include "task/question.h"
+#include "tools/tool.h"
+
+static struct {
+    struct opt_list file;
+    const char *split, *shard;
+    int64_t limit;
+} o = { .split = "train", .limit = -1 };
+
+static const struct opt opts[] = {
+    OPT_ROW_GROUP("Options"),
+    OPT_ROW_LIST("file", 'f', &o.file, "FILE", "rows of the set in its published schema, JSONL (may be repeated)",
+                 OPT_RUN),
+    OPT_ROW_STRING("split", 's', &o.split, "S", "train or test: part of every source_id", OPT_RESULT),
+    OPT_ROW_INT("limit", 'n', &o.limit, "N", "only the first N questions; -1: all", OPT_RESULT, -1, 1e15),
+    OPT_ROW_STRING("shard", 0, &o.shard, "K/N", "only part K (0..N-1) of N equal parts, after --limit", OPT_RESULT),
+    OPT_ROW_END,
+};
+
+/* Where each question's line starts in one long text: a shard's borders are known only at the end. */
+struct questions {
+    struct buf text;
+    size_t *start; /* [n + 1] */
+    uint64_t n, cap;
+};
+
+static void note_start(struct questions *q)
+{
+    if (q->n + 1 >= q->cap) {
+        q->cap = q->cap ? q->cap * 2 : 1024;
+        q->start = xreallocarray(q->start, q->cap, sizeof *q->start);
+    }
+    q->start[q->n] = q->text.len;
+}
+
+static int read_questions(struct stage *st, const char *benchmark, struct questions *q, long *rejected, struct err *e)
+{
+    struct rec r;
+    int rc = 1;
+    note_start(q);
+    while ((o.limit < 0 || q->n < (uint64_t)o.limit) && (rc = rec_read(stage_input(st), &r, e)) != 0) {
+        if (rc == -1)
+            return -1;
+        if (rc == REC_BAD || question_from_row(&r, benchmark, o.split, r.index, &q->text, e) < 0) {
+            if (!common.keep_going)
+                return -1;
+            log_warn("%s", e->msg);
+            ++*rejected;
+            continue;
+        }
+        q->n++;
+        note_start(q);
+    }
+    return 0;
+}
+
+static int make(struct stage *st, const char *benchmark, const struct shard *shard, long *rejected, struct err *e)
+{
+    struct questions q = { BUF_INIT, NULL, 0, 0 };
+    uint64_t from, to;
+    int rc = read_questions(st, benchmark, &q, rejected, e);
+    if (rc == 0) {
+        shard_range(shard, q.n, &from, &to);
+        if (q.n == 0)
+            log_warn("there is no question in the input");
+        if (to > from)
+            rc = stage_write(st, q.text.s + q.start[from], q.start[to] - q.start[from], e);
+    }
+    if (rc == 0) {
+        struct buf counts = BUF_INIT;
+        buf_printf(&counts, "{\"questions\": %llu, \"rejected\": %ld}", (unsigned long long)(to - from), *rejected);
+        rc = stage_commit(st, counts.s, e);
+        buf_release(&counts);
+    }
+    buf_release(&q.text);
+    free(q.start);
+    return rc;
+}
+
+static int run(const struct tool *t, int nfiles, char **files, struct err *e)
+{
+    static const char *const known[] = { "gsm8k", "math", "math500", "mmlu", "mmlu_pro", "metamathqa" };
+    const char *benchmark = NULL;
+    struct shard shard;
+    if (nfiles > 1)
+        return tool_misuse(e, "one NAME at a time, found %s and %s (files are named by --file)", files[0], files[1]);
+    for (size_t i = 0; nfiles && i < sizeof known / sizeof *known; i++)
+        if (strcmp(files[0], known[i]) == 0)
+            benchmark = strcmp(known[i], "math500") == 0 ? "math" : known[i];
+    if (nfiles && !benchmark)
+        return tool_misuse(e, "%s: no such question set (gsm8k, math, math500, mmlu, mmlu_pro, metamathqa)", files[0]);
+    if (shard_parse(&shard, o.shard, e) < 0)
+        return TOOL_MISUSE;
+    if (!o.file.n && nfiles)
+        return tool_misuse(e, "%s: name its rows with --file FILE (downloading is not there yet)", files[0]);
+    struct stage_spec spec = { .numerics = "exact", .inputs = o.file.v, .ninputs = (int)o.file.n, .detail = benchmark };
+    struct stage *st;
+    int rc = tool_stage(&st, t, &spec, e);
+    if (rc != STAGE_RUN)
+        return rc;
+    long rejected = 0;
+    rc = make(st, benchmark, &shard, &rejected, e);
+    stage_close(st);
+    return rc < 0 ? TOOL_FAILED : rejected ? TOOL_REJECTS : TOOL_OK;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct tool tool = {
+        "dataset", "[OPTION]... [NAME] [--file FILE]...", "questions of a published set, one a line", 1, opts, run
+    };
+    return tool_main(&tool, argc, argv);
+}
