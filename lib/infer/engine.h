@@ -91,8 +91,9 @@ struct gen_result {
     float *logprobs; /* [n] log softmax of the raw logits (no temperature, penalty, range or bias); NULL unless asked */
     enum gen_finish finish; /* GEN_LENGTH: max_new tokens, or as many as the model's context has room for */
     int32_t stop_id;        /* the stop id that ended it, -1: none did */
-    /* A stop string ended it: which one, and the text before it (NUL-terminated). ids then are the tokens that begin
-     * before the stop string does; the last may reach into it, so take the text from here. Else -1 and NULL. */
+    /* A stop string ended it: which one, and the text before it (NUL-terminated, without special tokens). ids then are
+     * the tokens after which so much text was certain; the last may reach into the stop string, so take the text from
+     * here. Else -1 and NULL. */
     int stop_string;
     char *text;
 };
