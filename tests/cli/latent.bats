@@ -37,7 +37,7 @@ fake_tree() {
   [ "$status" = 0 ]
   grep -qE '^  collect +samples things$' <<<"$output"
   grep -qE '^  grade' <<<"$output"
-  ! grep -q notes <<<"$output"
+  not grep -q notes <<<"$output"
 }
 
 @test "latent --help names every stage of this build" {

@@ -41,6 +41,11 @@ stages() {
   done
 }
 
+# not COMMAND...: fails if COMMAND succeeds. (A bare `! command` fails a test only on its last line.)
+not() {
+  ! "$@"
+}
+
 # sum FILE...: one hash over the bytes, for comparing outputs.
 sum() {
   cat -- "$@" | sha256sum | cut -c1-64
