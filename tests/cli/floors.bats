@@ -15,7 +15,7 @@ floor() {
   esac
 }
 
-# "FROM TO" for every #include "..." of the library, as paths from the root.
+# "FROM TO" for every #include "..." of the library, as paths from the root; a file that is not there (yet) counts as lib/.
 includes() {
   local f name to
   grep -rHoE --include='*.[ch]' '^[[:space:]]*#[[:space:]]*include[[:space:]]+"[^"]+"' lib kernels tools |
@@ -24,7 +24,7 @@ includes() {
     for d in "$(dirname "$f")" lib .; do
       if [ -e "$d/$name" ]; then to=$(realpath --relative-to=. "$d/$name") && break; fi
     done
-    echo "$f ${to:-?$name}"
+    echo "$f ${to:-lib/$name}"
   done
 }
 
