@@ -83,6 +83,7 @@ static int close_stdout(const char *name)
 
 static int show_help(const struct tool *t)
 {
+    want_help = false; /* the text shows defaults */
     struct buf b = BUF_INIT;
     buf_printf(&b, "usage: %s %s\n%s\n\n", t->name, t->usage, t->about);
     opt_help(t->opts, &b);

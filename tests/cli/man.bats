@@ -32,7 +32,7 @@ defined() {
   done
   missing=
   for s in $(stages); do [ -e "$ROOT/man/latent-$s.1" ] || missing+=" $s"; done
-  [ -z "$missing" ] || { echo "# skip: no page yet:$missing" >&3; skip "no page yet:$missing"; }
+  [ -z "$missing" ] || { echo "no page:$missing"; return 1; }
 }
 
 @test "man: every option stands in the page, and every option in the page exists" {
