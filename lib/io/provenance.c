@@ -135,13 +135,24 @@ void provenance_add_log(struct provenance *p)
         provenance_add_tree(p, store);
 }
 
+/* A step that changed nothing: following it would lead back to the same bytes. */
+static bool is_idle(const struct manifest *m)
+{
+    for (int i = 0; i < m->ninputs; i++)
+        if (strcmp(m->input[i].hash, m->output) == 0)
+            return true;
+    return false;
+}
+
 const struct provenance_entry *provenance_find(const struct provenance *p, const char *hex)
 {
     if (!p->nbuckets)
         return NULL;
-    for (size_t at = hash_slot(hex) & (p->nbuckets - 1); p->bucket[at]; at = (at + 1) & (p->nbuckets - 1))
-        if (strcmp(p->entry[p->bucket[at] - 1].m.output, hex) == 0)
-            return &p->entry[p->bucket[at] - 1];
+    for (size_t at = hash_slot(hex) & (p->nbuckets - 1); p->bucket[at]; at = (at + 1) & (p->nbuckets - 1)) {
+        const struct provenance_entry *found = &p->entry[p->bucket[at] - 1];
+        if (strcmp(found->m.output, hex) == 0 && !is_idle(&found->m))
+            return found;
+    }
     return NULL;
 }
 
@@ -228,7 +239,7 @@ struct walk {
     struct provenance *p;
     struct provenance_report *out;
     provenance_model_fn *fingerprint;
-    char seen[4096][HASH_HEX]; /* outputs walked already: a shared input is listed once */
+    char seen[4096][HASH_HEX]; /* keys walked already: a shared input is listed once */
     int nseen;
 };
 
@@ -336,7 +347,7 @@ static void walk_input(struct walk *w, int depth, const struct manifest_input *i
 
 static void walk_manifest(struct walk *w, int depth, const char *name, const struct manifest *m)
 {
-    bool again = seen_before(w, m->output);
+    bool again = seen_before(w, m->key);
     line(w, depth, "%s  %s  %s %s  %lld records%s", name, m->output, m->program, m->version, (long long)m->records,
          again ? "  (see above)" : "");
     struct buf *j = w->out->json;

@@ -30,6 +30,7 @@ void provenance_add_file(struct provenance *p, const char *file);
 void provenance_add_tree(struct provenance *p, const char *dir);
 void provenance_add_log(struct provenance *p);
 
+/* The run that made these bytes; runs that passed them on unchanged are not it. NULL: none known. */
 const struct provenance_entry *provenance_find(const struct provenance *p, const char *output_hash);
 size_t provenance_count(const struct provenance *p);
 const struct provenance_entry *provenance_at(const struct provenance *p, size_t i);

@@ -1,0 +1,75 @@
+load lib
+
+setup() {
+  T=$BATS_TEST_TMPDIR
+  cd "$T"
+  export LATENT_RUNS=$T/runs LATENT_STORE=
+  printf '%s\n' '{"question": "a?", "answer": "#### 1"}' '{"question": "b?", "answer": "#### 2"}' >rows.jsonl
+  dataset gsm8k -f rows.jsonl -o q.jsonl -q
+}
+
+@test "verify: a whole artefact passes" {
+  run verify q.jsonl
+  [ "$status" = 0 ]
+  [[ $output == *"1 artefact checked, 0 problems"* ]]
+}
+
+@test "verify: one flipped byte anywhere is found" {
+  for f in q.jsonl q.jsonl.run.json; do
+    n=$(stat -c %s $f)
+    for at in $(seq 0 7 $((n - 1))); do
+      cp $f keep
+      b=$(od -An -tu1 -j "$at" -N 1 $f | tr -d ' ')
+      printf "\\x$(printf %x $((b ^ 1)))" | dd of=$f bs=1 seek="$at" conv=notrunc status=none
+      if verify -q q.jsonl 2>err; then echo "byte $at of $f: not seen"; return 1; fi
+      [ "$(wc -l <err)" -ge 1 ]
+      cp keep $f
+    done
+  done
+  verify -q q.jsonl
+}
+
+@test "verify: the trace goes through pipes and shards to the sources" {
+  for k in 0 1; do dataset gsm8k -f rows.jsonl --shard $k/2 -o s$k.jsonl -q; done
+  dataset -f s0.jsonl -f s1.jsonl -o merged.jsonl -q
+  same merged.jsonl q.jsonl
+  verify -q --trace merged.jsonl >t
+  grep -q '^merged.jsonl ' t
+  [ "$(grep -c ' rows.jsonl .*source$' t)" -ge 1 ]
+  dataset gsm8k -f rows.jsonl -q | dataset -o piped.jsonl -q
+  verify -q --trace piped.jsonl >t
+  grep -q '^  standard input .* dataset ' t
+  grep -q '^    rows.jsonl .*source$' t
+  verify -q --trace --json piped.jsonl | jq -e '.from[0].from[0].source == "rows.jsonl"'
+}
+
+@test "verify: a planted fault of each kind is named" {
+  dataset -f q.jsonl -o r.jsonl -q
+  cp -r . ../keep
+  fails 1 'nothing says how it was made' verify rows.jsonl
+  sed -i 's/"split":"train"/"split":"trail"/' r.jsonl.run.json
+  fails 1 'r.jsonl.run.json: this manifest is not as it was written' verify r.jsonl
+  cp ../keep/r.jsonl.run.json .
+  rm rows.jsonl
+  fails 1 'its input rows.jsonl .* is missing' verify --trace r.jsonl
+  echo '{}' >rows.jsonl
+  fails 1 'was made from rows.jsonl as it was' verify --trace r.jsonl
+  cp ../keep/rows.jsonl .
+  truncate -s -3 r.jsonl
+  fails 1 'r.jsonl: content hash is .* changed after it was made' verify r.jsonl
+  fails 1 'r.jsonl: content hash' verify --all .
+  fails 2 'name the artefacts' verify
+  fails 1 'nofile.run.json' verify nofile
+}
+
+@test "pipe: a foreign writer is warned about, and refused where provenance is required" {
+  run dataset gsm8k -f - -o p.jsonl <rows.jsonl
+  [ "$status" = 0 ]
+  [[ $output == *"no run in the log made these bytes"* ]]
+  rm p.jsonl
+  cat rows.jsonl >in
+  fails 1 'foreign .--require-provenance.' dataset gsm8k -f - --require-provenance -o p.jsonl <in
+  [ ! -e p.jsonl ]
+  dataset gsm8k -f rows.jsonl -q | dataset --require-provenance -q -o p.jsonl
+  [ -s p.jsonl ]
+}
