@@ -181,7 +181,7 @@ static int by_offset(const void *a, const void *b)
 static int check_layout(struct st_tensor *t, size_t n, const char *data, uint64_t size, const char *path, struct err *e)
 {
     uint64_t at = 0;
-    if (t)
+    if (n)
         qsort(t, n, sizeof *t, by_offset);
     for (size_t i = 0; i < n; i++) {
         uint64_t begin = (uint64_t)((const char *)t[i].data - data);
@@ -205,8 +205,10 @@ static int read_header(struct safetensors *st, struct json header, const char *d
     while (json_next(&it, &key, &val))
         if (!json_str_is(key, "__metadata__") && read_tensor(st, key, val, data, size, e) < 0)
             return -1;
-    struct st_tensor *own = st->n > first ? st->tensors + first : NULL;
-    return check_layout(own, st->n - first, data, size, st->files[st->nfiles - 1].path, e);
+    const char *path = st->files[st->nfiles - 1].path;
+    if (!st->tensors) /* a file without tensors */
+        return check_layout(&(struct st_tensor){ 0 }, 0, data, size, path, e);
+    return check_layout(st->tensors + first, st->n - first, data, size, path, e);
 }
 
 static int add_file(struct safetensors *st, const char *path, struct err *e)
