@@ -24,6 +24,8 @@ enum model_family { MODEL_QWEN2, MODEL_QWEN3, MODEL_LLAMA, MODEL_PHI3, MODEL_XLM
 
 enum { MODEL_MAX_EOS = 8 };
 
+struct model_rope; /* how positions become angles; rope.h */
+
 /* config.json (and generation_config.json for the stop ids), spelled out. Facts: formats specification, sections 3
  * to 6. */
 struct model_config {
@@ -39,9 +41,12 @@ struct model_config {
     double rope_theta;
     int64_t rope_original;      /* original_max_position_embeddings of llama3 and longrope; 0: none */
     bool longrope;              /* two frequency lists: rows 0.. use the short one, rows max_positions.. the long one */
+    struct model_rope *rope;    /* owned; the scaling's other numbers */
     int *window;                /* [layers] sliding window, 0: none */
     int labels;                 /* encoders: number of classes */
-    int position_base;          /* encoders: position of the first token (XLM-R 2, BERT 0) */
+    int position_base;          /* encoders: position of the first token (XLM-R 2, BERT 0); so a sequence has room for
+                                   max_positions - position_base tokens */
+    int types;                  /* encoders: rows of the token-type table; all tokens have type 0 */
     int n_eos, bos, pad;        /* -1: none */
     int32_t eos[MODEL_MAX_EOS]; /* stop ids: generation_config.json's, else config.json's */
 };
@@ -79,7 +84,7 @@ struct kv_cache {
     int64_t pages; /* page 0 is the one that belongs to nobody */
 };
 size_t kv_page_bytes(const struct model_config *c); /* of all layers together */
-int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, struct err *e);
+int kv_cache_open(struct kv_cache *kv, struct model *m, int64_t pages, struct err *e);
 void kv_cache_close(struct kv_cache *kv, const struct model *m);
 
 struct model_batch {
@@ -113,7 +118,7 @@ struct model_varlen {
     const struct tensor *begin;     /* I32 [nseq + 1] */
 };
 void model_forward_varlen(struct model *m, const struct model_varlen *b);
-/* Logits of rows first..first+n-1 (or of index[0..n-1] if given) of the last model_forward_varlen. */
+/* Logits of rows 0..n-1 (or of rows index[0..n-1], I32, if given) of the last model_forward_varlen. */
 void model_logits(struct model *m, struct tensor *logits /* F32 [>= n, V or labels] */, const struct tensor *index,
                   int n);
 

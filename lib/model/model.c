@@ -1,0 +1,258 @@
+/* model.c - opening and closing, the rotation tables, the cache's memory; see model.h. Graphs are in decoder.c and
+ * encoder.c. */
+#include "model/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "model/parts.h"
+#include "model/rope.h"
+
+/* ---- open ---- */
+
+static int check_sizes(const struct model_config *c, const char *dir, struct err *e)
+{
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] >= c->vocab)
+            return err_set(e, "%s: stop id %d is outside the vocabulary of %d", dir, c->eos[i], c->vocab);
+    if (c->encoder && c->max_positions <= c->position_base)
+        return err_set(e, "%s: max_position_embeddings leaves no room for a token", dir);
+    return 0;
+}
+
+static int load(struct model *m, struct err *e)
+{
+    struct plan p;
+    struct buf problems = BUF_INIT;
+    plan_make(&p, m);
+    int n = plan_match(&p, m, &problems);
+    int rc = n ? model_problems(m->dir, problems.s, n, e) : plan_load(&p, m, e);
+    buf_release(&problems);
+    plan_release(&p);
+    return rc;
+}
+
+int model_open(struct model **out, const char *dir, struct device *d, struct err *e)
+{
+    struct model *m = xcalloc(1, sizeof *m);
+    *out = NULL;
+    m->dir = xstrdup(dir);
+    m->d = d;
+    if (model_config_read(&m->c, dir, e) < 0 || check_sizes(&m->c, dir, e) < 0 ||
+        safetensors_open_dir(&m->st, dir, e) < 0)
+        goto failed;
+    m->layer = xcalloc((size_t)m->c.layers, sizeof *m->layer);
+    if (load(m, e) < 0 || (!m->c.encoder && model_need_positions(m, 1, e) < 0))
+        goto failed;
+    for (size_t i = 0; safetensors_note(m->st, i); i++)
+        log_warn("%s", safetensors_note(m->st, i));
+    m->dump = dump_open(m);
+    *out = m;
+    return 0;
+failed:
+    model_close(m);
+    return -1;
+}
+
+static void free_layer(struct device *d, struct model_layer *l)
+{
+    struct tensor *v[] = { l->norm1,  l->norm1_b, l->qkv_b,   l->o_b,  l->q_norm,
+                           l->k_norm, l->norm2,   l->norm2_b, l->up_b, l->down_b };
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        d->tensor_free(d, v[i]);
+    struct weight *w[] = { l->qkv, l->o, l->up, l->down };
+    for (size_t i = 0; i < sizeof w / sizeof *w; i++)
+        if (w[i])
+            d->weight_free(d, w[i]);
+}
+
+static void free_scratch(struct model *m)
+{
+    struct model_scratch *s = &m->s;
+    struct tensor *v[] = { s->x, s->xn, s->qkv, s->att, s->up, s->act, s->pick, s->row };
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        m->d->tensor_free(m->d, v[i]);
+    *s = (struct model_scratch){ 0 };
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    struct device *d = m->d;
+    for (int i = 0; m->layer && i < m->c.layers; i++)
+        free_layer(d, &m->layer[i]);
+    free(m->layer);
+    struct weight *w[] = { m->embed, m->head == m->embed ? NULL : m->head, m->positions, m->types };
+    for (size_t i = 0; i < sizeof w / sizeof *w; i++)
+        if (w[i])
+            d->weight_free(d, w[i]);
+    struct tensor *v[] = { m->head_b, m->norm, m->norm_b, m->cos, m->sin };
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        d->tensor_free(d, v[i]);
+    free_scratch(m);
+    dump_close(m->dump);
+    safetensors_close(m->st);
+    model_config_release(&m->c);
+    free(m->dir);
+    free(m);
+}
+
+const struct model_config *model_config(const struct model *m)
+{
+    return &m->c;
+}
+
+struct device *model_device(const struct model *m)
+{
+    return m->d;
+}
+
+const char *model_dir(const struct model *m)
+{
+    return m->dir;
+}
+
+/* ---- rotation tables ----
+ * Real contexts have up to 262,144 positions, 130 MB of table, of which few runs see a tenth: rows are made when a
+ * cache or a batch may use them. With two lists of frequencies (longrope) the long one's rows begin at max_positions.
+ */
+
+static int write_rows(struct model *m, int64_t from, int64_t to, struct err *e)
+{
+    enum { BLOCK = 1024 };
+    size_t half = (size_t)m->c.rotary / 2;
+    void *host;
+    if (half == 0)
+        return 0;
+    if (mem_try_zeroed(&host, 2 * BLOCK * half * sizeof(float), "rotation table", e) < 0)
+        return -1;
+    float *cosines = host, *sines = cosines + BLOCK * half;
+    for (int list = 0; list <= (int)m->c.longrope; list++)
+        for (int64_t p = from; p < to; p += BLOCK) {
+            int64_t n = to - p < BLOCK ? to - p : BLOCK, row = p + (list ? m->c.max_positions : 0);
+            model_rope_rows(&m->c, list, p, p + n, cosines, sines);
+            m->d->tensor_write(m->d, m->cos, (size_t)row * half, cosines, (size_t)n * half);
+            m->d->tensor_write(m->d, m->sin, (size_t)row * half, sines, (size_t)n * half);
+        }
+    free(host);
+    return 0;
+}
+
+static int grow_tables(struct model *m, int64_t rows, struct err *e)
+{
+    struct device *d = m->d;
+    int half = m->c.rotary / 2;
+    struct tensor *cosines, *sines;
+    if (d->tensor_new(d, &cosines, DTYPE_F32, rows, half, "rotation table", e) < 0)
+        return -1;
+    if (d->tensor_new(d, &sines, DTYPE_F32, rows, half, "rotation table", e) < 0) {
+        d->tensor_free(d, cosines);
+        return -1;
+    }
+    d->tensor_free(d, m->cos);
+    d->tensor_free(d, m->sin);
+    m->cos = cosines;
+    m->sin = sines;
+    m->table_rows = rows;
+    m->table_written = 0;
+    return 0;
+}
+
+int model_need_positions(struct model *m, int64_t n, struct err *e)
+{
+    const struct model_config *c = &m->c;
+    if (n > c->max_positions)
+        n = c->max_positions;
+    if (n <= m->table_written)
+        return 0;
+    int64_t want = 2 * m->table_written > n ? 2 * m->table_written : n;
+    want = want < 1024 ? 1024 : want;
+    want = want < c->max_positions ? want : c->max_positions;
+    int64_t rows = c->longrope ? 2 * c->max_positions : want;
+    if (m->table_rows < rows && grow_tables(m, rows, e) < 0)
+        return -1;
+    if (write_rows(m, m->table_written, want, e) < 0)
+        return -1;
+    m->table_written = want;
+    return 0;
+}
+
+int64_t model_rope_offset(const struct model *m, int64_t length)
+{
+    return m->c.longrope && length > m->c.rope_original ? m->c.max_positions : 0;
+}
+
+/* ---- scratch ---- */
+
+int model_reserve(struct model *m, int max_rows, struct err *e)
+{
+    const struct model_config *c = &m->c;
+    struct device *d = m->d;
+    struct model_scratch *s = &m->s;
+    if (max_rows <= s->rows)
+        return 0;
+    int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    free_scratch(m);
+    const struct {
+        struct tensor **t;
+        enum dtype dtype;
+        int64_t cols;
+    } want[] = {
+        { &s->x, DTYPE_F32, c->hidden },
+        { &s->xn, DTYPE_F32, c->hidden },
+        { &s->qkv, DTYPE_F32, q + 2 * kv },
+        { &s->att, DTYPE_F32, q },
+        { &s->up, DTYPE_F32, (c->encoder ? 1 : 2) * (int64_t)c->ffn },
+        { &s->act, DTYPE_F32, c->ffn },
+        { &s->pick, DTYPE_F32, c->hidden },
+        { &s->row, DTYPE_I32, 1 },
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        if (d->tensor_new(d, want[i].t, want[i].dtype, max_rows, want[i].cols, "activations", e) < 0) {
+            free_scratch(m);
+            return -1;
+        }
+    s->rows = max_rows;
+    return 0;
+}
+
+/* ---- cache ---- */
+
+size_t kv_page_bytes(const struct model_config *c)
+{
+    return (size_t)c->layers * 2 * KV_PAGE * (size_t)c->kv_heads * (size_t)c->head_dim * sizeof(float);
+}
+
+int kv_cache_open(struct kv_cache *kv, struct model *m, int64_t pages, struct err *e)
+{
+    const struct model_config *c = &m->c;
+    struct device *d = m->d;
+    size_t n = (size_t)c->layers;
+    *kv = (struct kv_cache){ xcalloc(n, sizeof *kv->k), xcalloc(n, sizeof *kv->v), c->layers, pages };
+    int rc = model_need_positions(m, pages > c->max_positions / KV_PAGE ? c->max_positions : pages * KV_PAGE, e);
+    for (size_t i = 0; i < n && rc == 0; i++)
+        if (d->tensor_new(d, &kv->k[i], DTYPE_F32, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
+                          "key-value cache", e) < 0 ||
+            d->tensor_new(d, &kv->v[i], DTYPE_F32, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
+                          "key-value cache", e) < 0)
+            rc = -1;
+    if (rc < 0)
+        kv_cache_close(kv, m);
+    return rc;
+}
+
+void kv_cache_close(struct kv_cache *kv, const struct model *m)
+{
+    for (int i = 0; i < kv->layers; i++) {
+        m->d->tensor_free(m->d, kv->k[i]);
+        m->d->tensor_free(m->d, kv->v[i]);
+    }
+    free(kv->k);
+    free(kv->v);
+    *kv = (struct kv_cache){ NULL, NULL, 0, 0 };
+}
