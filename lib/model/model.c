@@ -228,13 +228,15 @@ size_t kv_page_bytes(const struct model_config *c)
     return (size_t)c->layers * 2 * KV_PAGE * (size_t)c->kv_heads * (size_t)c->head_dim * sizeof(float);
 }
 
-int kv_cache_open(struct kv_cache *kv, struct model *m, int64_t pages, struct err *e)
+int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, struct err *e)
 {
     const struct model_config *c = &m->c;
     struct device *d = m->d;
     size_t n = (size_t)c->layers;
     *kv = (struct kv_cache){ xcalloc(n, sizeof *kv->k), xcalloc(n, sizeof *kv->v), c->layers, pages };
-    int rc = model_need_positions(m, pages > c->max_positions / KV_PAGE ? c->max_positions : pages * KV_PAGE, e);
+    /* The table of rotations is the one part of a const model that grows. */
+    int64_t most = pages > c->max_positions / KV_PAGE ? c->max_positions : pages * KV_PAGE;
+    int rc = model_need_positions((struct model *)(uintptr_t)m, most, e);
     for (size_t i = 0; i < n && rc == 0; i++)
         if (d->tensor_new(d, &kv->k[i], DTYPE_F32, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
                           "key-value cache", e) < 0 ||

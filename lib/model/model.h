@@ -84,7 +84,7 @@ struct kv_cache {
     int64_t pages; /* page 0 is the one that belongs to nobody */
 };
 size_t kv_page_bytes(const struct model_config *c); /* of all layers together */
-int kv_cache_open(struct kv_cache *kv, struct model *m, int64_t pages, struct err *e);
+int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, struct err *e);
 void kv_cache_close(struct kv_cache *kv, const struct model *m);
 
 struct model_batch {
