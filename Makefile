@@ -70,6 +70,8 @@ help:
 # Files named *_avx2.c, *_avx512.c hold code that is only called after asking the CPU.
 $(B)/%_avx2.o: EXTRA := -mavx2 -mfma -mf16c
 $(B)/%_avx512.o: EXTRA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+# vectors wider than the machine's, all inlined: gcc need not warn of their calling convention
+$(B)/%_base.o: EXTRA := -Wno-psabi
 $(B)/kernels/cpu/%.o: OPT_KERNEL := $(if $(filter 1,$(asan)),,-O3)
 
 # Changed flags rebuild the objects, a changed set of sources rebuilds the library: headers are covered by -MMD.

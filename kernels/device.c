@@ -1,6 +1,7 @@
 /* device.c - finds a device by its name. */
 #include "kernels/kernels.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -31,6 +32,9 @@ int device_open(struct device **out, const char *name, int threads, struct err *
     *out = NULL;
     if (!strcmp(name, "cpu-oracle"))
         return cpu_open(out, CPU_ORACLE, threads, e);
+    const char *numerics = getenv("LATENT_NUMERICS");
+    if (numerics && strcmp(numerics, "base") != 0)
+        return err_set(e, "LATENT_NUMERICS is '%s': only 'base' can be asked for", numerics);
     if (!strcmp(name, "cpu") || !strcmp(name, "auto"))
         return cpu_open(out, cpu_best(), threads, e);
     if (is_cuda(name))

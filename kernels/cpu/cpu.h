@@ -76,7 +76,7 @@ struct cpu {
     enum cpu_isa isa;
     struct pool *pool;
     int threads;
-    struct scratch *scratch; /* [threads] */
+    struct scratch *scratch; /* [threads + 1]: the last is for lists that all threads read */
     struct read_ticket *tickets;
     bool failed;       /* sticky */
     struct err reason; /* of the first failure */
@@ -112,6 +112,7 @@ void *cpu_scratch(struct cpu *c, int thread, size_t n, const char *what);
 
 /* Row r of the stacked parts as floats. */
 void weight_row(const struct weight *w, int64_t r, float *out);
+void weight_row_part(const struct weight *w, int64_t r, int64_t first, int64_t n, float *out);
 void floats_from(float *out, const void *host, enum dtype t, int64_t n);
 
 /* Packs w if it is not packed yet; false when the device failed. */

@@ -25,8 +25,41 @@ struct gemm_isa {
 };
 extern const struct gemm_isa gemm_base, gemm_avx2, gemm_avx512;
 
+/* ---- operations on one row; see ops_impl.h ---- */
+
+struct row_isa {
+    void (*rmsnorm)(float *y, const float *x, const float *g, float eps, int64_t n);
+    void (*layernorm)(float *y, const float *x, const float *g, const float *b, float eps, int64_t n);
+    void (*silu_mul)(float *y, const float *gate, const float *up, int64_t n);
+    void (*gelu)(float *y, const float *x, int64_t n);
+    void (*add)(float *y, const float *x, int64_t n);
+    void (*exp)(float *y, const float *x, int64_t n);
+    void (*rotate)(float *x, const float *cosine, const float *sine, int half);
+    float (*max)(const float *x, int64_t n, bool *nan);
+    void (*sum_exp)(const float *x, int64_t n, float max, double *sum, double *weighted);
+    void (*soften)(float *w, float *z, const float *x, int64_t n, float max, float temperature);
+    double (*sum)(const float *x, int64_t n);
+    void (*attend_block)(float *state, const float *q, const float *k, const float *v, int64_t stride, int lo, int hi,
+                         int hd, float scale);
+};
+extern const struct row_isa rows_base, rows_avx2;
+
+static inline const struct row_isa *rows_of(const struct cpu *c)
+{
+#if defined(__x86_64__)
+    if (c->isa == CPU_AVX2 || c->isa == CPU_AVX512)
+        return &rows_avx2;
+#endif
+    (void)c;
+    return &rows_base;
+}
+
 void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
                  int rows, bool add);
+
+void fast_attend(struct cpu *c, const struct attend_args *a);
+void fast_attend_varlen(struct cpu *c, const struct attend_varlen_args *a);
+void fast_sample(struct cpu *c, const struct sample_args *a);
 
 /* Puts the fast path's operations over the oracle's. */
 void fast_init(struct cpu_ops *ops);

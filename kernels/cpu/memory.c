@@ -77,12 +77,17 @@ void floats_from(float *out, const void *host, enum dtype t, int64_t n)
     }
 }
 
-void weight_row(const struct weight *w, int64_t r, float *out)
+void weight_row_part(const struct weight *w, int64_t r, int64_t first, int64_t n, float *out)
 {
     const struct weight_part *p = w->part;
     while (r >= p->rows)
         r -= p++->rows;
-    floats_from(out, (const char *)p->host + (size_t)(r * w->cols) * dtype_size(p->dtype), p->dtype, w->cols);
+    floats_from(out, (const char *)p->host + (size_t)(r * w->cols + first) * dtype_size(p->dtype), p->dtype, n);
+}
+
+void weight_row(const struct weight *w, int64_t r, float *out)
+{
+    weight_row_part(w, r, 0, w->cols, out);
 }
 
 /* ---- the memory part of struct device ---- */
@@ -225,7 +230,7 @@ static void close_cpu(struct device *d)
 {
     struct cpu *c = (struct cpu *)d;
     pool_close(c->pool);
-    for (int t = 0; c->scratch && t < c->threads; t++)
+    for (int t = 0; c->scratch && t <= c->threads; t++)
         free(c->scratch[t].p);
     free(c->scratch);
     while (c->tickets) {

@@ -53,7 +53,7 @@ int cpu_open(struct device **out, enum cpu_isa isa, int threads, struct err *e)
     if (isa != CPU_ORACLE)
         fast_init(&c->ops);
     c->threads = isa == CPU_ORACLE ? 1 : threads > 0 ? threads : pool_cores();
-    c->scratch = xcalloc((size_t)c->threads, sizeof *c->scratch);
+    c->scratch = xcalloc((size_t)c->threads + 1, sizeof *c->scratch);
     c->d.name = isa == CPU_ORACLE ? "cpu-oracle" : "cpu";
     c->d.numerics = cpu_numerics(isa);
     cpu_memory_init(&c->d);

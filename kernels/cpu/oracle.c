@@ -235,7 +235,7 @@ static double log_sum_exp(const float *x, int n)
         max = x[i] > max ? x[i] : max;
     for (int i = 0; i < n; i++)
         sum += exp(x[i] - max);
-    return max + log(sum);
+    return sum <= 0 ? max : max + log(sum);
 }
 
 static void logprobs(struct cpu *c, float *logprob, float *entropy, int32_t *best, const float *logits,

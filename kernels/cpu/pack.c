@@ -64,9 +64,9 @@ static void pack_panel(void *arg, int i, int thread)
     if (n < PANEL || (w->packed_bf16 && w->cols % 2))
         memset(to, 0, w->panel_bytes);
     if (w->packed_bf16)
-        pack_bf16(w, first, n, (uint16_t *)to);
+        pack_bf16(w, first, n, (uint16_t *)(void *)to);
     else
-        pack_f32(w, first, n, (float *)to, p->c->scratch[thread].p);
+        pack_f32(w, first, n, (float *)(void *)to, p->c->scratch[thread].p);
 }
 
 static void let_go(const struct weight *w)

@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "base/rng.h"
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fast.h"
 #include "unit/test.h"
 
 /* Opens the path, or NULL where this CPU lacks it. */
