@@ -69,3 +69,9 @@ includes() {
     grep -vE '^[^:]+:[0-9]+:[[:space:]]*(/?\*|//)'"
   [ -z "$output" ] || { echo "$output"; return 1; }
 }
+
+@test "tests: no bare ! in a bats file, which fails nothing unless it is the last line (use: not COMMAND)" {
+  cd "$ROOT"
+  run bash -c "grep -rnE --include='*.bats' '^[[:space:]]*![[:space:]]' tests"
+  [ -z "$output" ] || { echo "$output"; return 1; }
+}

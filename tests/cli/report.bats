@@ -33,7 +33,7 @@ rows() {
   grep -qE '^run +benchmark +ratio +n +accuracy % +95 % +think' t.txt
   grep -qE '^math +math +1 +10 +80.0 +49.0-94.3 +45.0 +45.0 +81.0 +55.0' t.txt
   grep -qE '^math +math +0.5 +10 +70.0 .* 0.600 +-10.0 +-[0-9.]+ to \+[0-9.]+ +10$' t.txt
-  ! grep -q compat t.txt
+  not grep -q compat t.txt
   report --format markdown math_eval_ratio_*.jsonl >t.md
   [ "$(wc -l <t.md)" = 4 ]
   sed -n 2p t.md | grep -qE '^(\| :?-+:? )+\|$'
