@@ -17,13 +17,14 @@ struct pass {
     const struct model_varlen *v;
 };
 
-/* Passes cannot fail; a caller that may run out of memory reserves beforehand (model.h). */
+/* Passes cannot fail; a caller that may run out of memory reserves beforehand (model.h): not to have done so is a bug.
+ */
 static void need_rows(struct model *m, int rows)
 {
     struct err e = { "" };
     if (model_reserve(m, rows, &e) < 0) {
         fprintf(stderr, "latent: %s\n", e.msg);
-        exit(1);
+        abort();
     }
 }
 
@@ -143,7 +144,7 @@ void model_forward_varlen(struct model *m, const struct model_varlen *b)
         struct err e = { "" };
         if (model_need_positions(m, b->rows, &e) < 0) {
             fprintf(stderr, "latent: %s\n", e.msg);
-            exit(1);
+            abort();
         }
         layers(m, &(struct pass){ .rows = b->rows, .ids = b->ids, .table_row = b->table_row, .v = b });
         m->d->rmsnorm(m->d, m->s.xn, m->s.x, m->norm, m->c.eps, b->rows, m->c.hidden);

@@ -1,11 +1,12 @@
 # lib.bash - what every .bats file may use: `load lib` (from tests/fault: `load ../cli/lib`).
-# Each test starts in an empty folder of its own, $T; programs are on the PATH, but bash has words of its own for
+# Each test starts in an empty folder of its own, $T, with a run log of its own; programs are on the PATH, but bash has words of its own for
 # `select` and `eval`: write "$BIN/select", "$BIN/eval".
 ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
 BIN=${BIN:-$ROOT/bin}
 GOLDEN=$ROOT/tests/golden
 PATH=$BIN:$PATH
 export ROOT BIN GOLDEN PATH
+[ -z "${BATS_TEST_TMPDIR-}" ] || export LATENT_RUNS=$BATS_TEST_TMPDIR.runs
 
 setup() {
   T=$BATS_TEST_TMPDIR

@@ -9,6 +9,10 @@ train=$BATS_TEST_DIRNAME/../golden/questions/math_train.jsonl
   { cat "$train"; echo '{"broken'; } >bad.jsonl
   run bash -c 'dataset math --file bad.jsonl 2>/dev/null | dataset --require-provenance -o out.jsonl'
   [ "$status" = 1 ]
+  [[ $output == *"standard input: is empty: the program before this one failed"* ]]
+  [ ! -e out.jsonl ]
+  run bash -c '{ dataset math --file bad.jsonl 2>/dev/null; head -3 '"$train"'; } | dataset --require-provenance -o out.jsonl'
+  [ "$status" = 1 ]
   [[ $output == *"standard input: no run in the log made these bytes"* ]]
   [ ! -e out.jsonl ]
   [ ! -e out.jsonl.run.json ]
