@@ -19,7 +19,7 @@ struct opened {
     struct model *m;
 };
 
-static int greedy_ids(struct json line, const char *key, int32_t *out)
+static inline int greedy_ids(struct json line, const char *key, int32_t *out)
 {
     struct json list, v;
     int64_t id;
@@ -32,7 +32,7 @@ static int greedy_ids(struct json line, const char *key, int32_t *out)
     return n;
 }
 
-static int greedy_load(const char *model, struct greedy_case *c)
+static inline int greedy_load(const char *model, struct greedy_case *c)
 {
     struct err e;
     char path[256];
@@ -52,7 +52,7 @@ static int greedy_load(const char *model, struct greedy_case *c)
     return n;
 }
 
-static struct opened open_dir(const char *device, const char *dir, int threads)
+static inline struct opened open_dir(const char *device, const char *dir, int threads)
 {
     struct err e;
     struct opened o;
@@ -61,22 +61,22 @@ static struct opened open_dir(const char *device, const char *dir, int threads)
     return o;
 }
 
-static struct opened open_golden(const char *device, const char *model, int threads)
+static inline struct opened open_golden(const char *device, const char *model, int threads)
 {
     char dir[256];
     snprintf(dir, sizeof dir, "tests/golden/models/%s", model);
     return open_dir(device, dir, threads);
 }
 
-static void close_opened(struct opened *o)
+static inline void close_opened(struct opened *o)
 {
     model_close(o->m);
     device_close(o->d);
 }
 
 /* Submits all at once and returns results by request and sample: results[i] has the samples of q[i] in order. */
-static struct engine_stats run_all(struct model *m, const struct engine_options *o, struct gen_request *q, int n,
-                                   struct gen_result **results)
+static inline struct engine_stats run_all(struct model *m, const struct engine_options *o, struct gen_request *q, int n,
+                                          struct gen_result **results)
 {
     struct err e;
     struct engine *g;
@@ -100,7 +100,7 @@ static struct engine_stats run_all(struct model *m, const struct engine_options 
     return s;
 }
 
-static void release_all(const struct gen_request *q, int n, struct gen_result **results)
+static inline void release_all(const struct gen_request *q, int n, struct gen_result **results)
 {
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < q[i].n_samples; k++)
@@ -110,7 +110,7 @@ static void release_all(const struct gen_request *q, int n, struct gen_result **
 }
 
 /* One hash over everything that results promise. */
-static struct hash128 hash_results(const struct gen_request *q, int n, struct gen_result **results)
+static inline struct hash128 hash_results(const struct gen_request *q, int n, struct gen_result **results)
 {
     struct hasher *h = hasher_new();
     for (int i = 0; i < n; i++)
