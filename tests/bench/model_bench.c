@@ -1,0 +1,373 @@
+/* model_bench - opening and prefill, as shares of what the machine can do.
+ *
+ *     model_bench [DIR]        DIR: also opens and times that checkpoint (one token)
+ *
+ * 1. Open: a folder with the tensors of Qwen3-4B (8 GB of zeros in a sparse file) is opened; nothing but headers and
+ *    norms may be read. LATENT_BENCH_4B=1 also computes one token with it (packing included, and after it).
+ * 2. Prefill: 512 tokens through two llama shapes with random weights (performance specification, section 6), logits of
+ *    all rows included, no cache; best of several passes. FLOPs: 2 per weight and token, and attention's two products
+ *    over the causal half. The limit is this machine's multiply-add peak, measured in the same run. Outside the clock:
+ *    opening, packing, the first pass. */
+#include <fcntl.h>
+#include <immintrin.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/pool.h"
+#include "base/rng.h"
+#include "io/hash.h"
+#include "io/safetensors.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+
+static struct err e;
+static int threads;
+
+static void must(int rc)
+{
+    if (rc < 0) {
+        fprintf(stderr, "model_bench: %s\n", e.msg);
+        exit(1);
+    }
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- the limit ---- */
+
+enum { STEPS = 4000000, CHAINS = 12 };
+static volatile float sink;
+
+__attribute__((target("avx2,fma"))) static void peak_avx2(void *arg, int i, int thread)
+{
+    (void)arg, (void)i, (void)thread;
+    __m256 a[CHAINS], b = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.001f);
+    for (int j = 0; j < CHAINS; j++)
+        a[j] = _mm256_set1_ps((float)j);
+    for (int k = 0; k < STEPS; k++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < CHAINS; j++)
+            a[j] = _mm256_fmadd_ps(a[j], b, c);
+    }
+    for (int j = 1; j < CHAINS; j++)
+        a[0] = _mm256_add_ps(a[0], a[j]);
+    sink = _mm256_cvtss_f32(a[0]);
+}
+
+__attribute__((target("avx512f"))) static void peak_avx512(void *arg, int i, int thread)
+{
+    (void)arg, (void)i, (void)thread;
+    __m512 a[CHAINS], b = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
+    for (int j = 0; j < CHAINS; j++)
+        a[j] = _mm512_set1_ps((float)j);
+    for (int k = 0; k < STEPS; k++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < CHAINS; j++)
+            a[j] = _mm512_fmadd_ps(a[j], b, c);
+    }
+    for (int j = 1; j < CHAINS; j++)
+        a[0] = _mm512_add_ps(a[0], a[j]);
+    sink = _mm512_cvtss_f32(a[0]);
+}
+
+/* GFLOP/s of all threads together, with vectors of this many floats. */
+static double peak(int width)
+{
+    struct pool *pool;
+    double best = 1e9;
+    must(pool_open(&pool, threads, &e));
+    for (int rep = 0; rep < 7; rep++) {
+        double t = now();
+        pool_run(pool, threads, width == 16 ? peak_avx512 : peak_avx2, NULL);
+        t = now() - t;
+        best = t < best ? t : best;
+    }
+    pool_close(pool);
+    return 2.0 * CHAINS * width * STEPS * threads / best * 1e-9;
+}
+
+/* ---- checkpoints ---- */
+
+struct shape {
+    const char *name, *type, *architecture;
+    int hidden, ffn, layers, heads, kv_heads, head_dim, vocab;
+    bool tied, qk_norm;
+};
+
+static void add(struct st_entry *en, size_t *n, enum st_dtype t, int64_t rows, int64_t cols, const char *fmt, int layer)
+{
+    struct buf b = BUF_INIT;
+    const char *percent = strchr(fmt, '%');
+    buf_add(&b, fmt, percent ? (size_t)(percent - fmt) : strlen(fmt));
+    if (percent)
+        buf_printf(&b, "%d%s", layer, percent + 1);
+    en[(*n)++] = (struct st_entry){ buf_take(&b), t, cols ? 2 : 1, { rows, cols } };
+}
+
+static size_t entries_of(const struct shape *s, enum st_dtype t, struct st_entry *en)
+{
+    size_t n = 0;
+    int64_t q = (int64_t)s->heads * s->head_dim, kv = (int64_t)s->kv_heads * s->head_dim;
+    add(en, &n, t, s->vocab, s->hidden, "model.embed_tokens.weight", 0);
+    for (int l = 0; l < s->layers; l++) {
+        add(en, &n, t, s->hidden, 0, "model.layers.%.input_layernorm.weight", l);
+        add(en, &n, t, q, s->hidden, "model.layers.%.self_attn.q_proj.weight", l);
+        add(en, &n, t, kv, s->hidden, "model.layers.%.self_attn.k_proj.weight", l);
+        add(en, &n, t, kv, s->hidden, "model.layers.%.self_attn.v_proj.weight", l);
+        add(en, &n, t, s->hidden, q, "model.layers.%.self_attn.o_proj.weight", l);
+        if (s->qk_norm) {
+            add(en, &n, t, s->head_dim, 0, "model.layers.%.self_attn.q_norm.weight", l);
+            add(en, &n, t, s->head_dim, 0, "model.layers.%.self_attn.k_norm.weight", l);
+        }
+        add(en, &n, t, s->hidden, 0, "model.layers.%.post_attention_layernorm.weight", l);
+        add(en, &n, t, s->ffn, s->hidden, "model.layers.%.mlp.gate_proj.weight", l);
+        add(en, &n, t, s->ffn, s->hidden, "model.layers.%.mlp.up_proj.weight", l);
+        add(en, &n, t, s->hidden, s->ffn, "model.layers.%.mlp.down_proj.weight", l);
+    }
+    add(en, &n, t, s->hidden, 0, "model.norm.weight", 0);
+    if (!s->tied)
+        add(en, &n, t, s->vocab, s->hidden, "lm_head.weight", 0);
+    return n;
+}
+
+static void write_config(const struct shape *s, const char *dir)
+{
+    struct buf b = BUF_INIT;
+    char *path = path_join(dir, "config.json");
+    buf_printf(&b,
+               "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",\"hidden_size\":%d,\"intermediate_size\":%d,"
+               "\"num_hidden_layers\":%d,\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":%d,"
+               "\"vocab_size\":%d,\"tie_word_embeddings\":%s,\"max_position_embeddings\":262144,"
+               "\"rope_theta\":5000000,\"eos_token_id\":0}\n",
+               s->architecture, s->type, s->hidden, s->ffn, s->layers, s->heads, s->kv_heads, s->head_dim, s->vocab,
+               s->tied ? "true" : "false");
+    must(file_mkdirs(dir, &e));
+    must(file_write_atomic(path, b.s, b.len, &e));
+    buf_release(&b);
+    free(path);
+}
+
+/* Random weights of deviation 0.05, norms 1. */
+static void write_random(const struct shape *s, const char *dir)
+{
+    struct st_entry *en = xcalloc(64 + 11 * (size_t)s->layers, sizeof *en);
+    size_t n = entries_of(s, ST_F32, en);
+    struct rng r = rng_stream(1, s->name, strlen(s->name), 0);
+    struct st_writer *w;
+    uint64_t at = 0;
+    write_config(s, dir);
+    must(st_writer_open_dir(&w, dir, en, n, 0, &e));
+    for (size_t i = 0; i < n; i++) {
+        int64_t count = en[i].shape[0] * (en[i].rank == 2 ? en[i].shape[1] : 1);
+        float *v = xcalloc((size_t)count, sizeof *v);
+        for (int64_t k = 0; k < count; k++)
+            v[k] = en[i].rank == 1 ? 1.0f : (float)((rng_unit(&r, at++) - 0.5) * 0.17);
+        must(st_writer_put(w, i, v, (uint64_t)count * 4, &e));
+        free(v);
+        free((void *)(size_t)en[i].name);
+    }
+    must(st_writer_commit(w, &e));
+    st_writer_close(w);
+    free(en);
+}
+
+/* The same tensors in bf16, all zeros: a header and a hole. */
+static uint64_t write_sparse(const struct shape *s, const char *dir)
+{
+    struct st_entry *en = xcalloc(64 + 11 * (size_t)s->layers, sizeof *en);
+    size_t n = entries_of(s, ST_BF16, en);
+    struct buf b = BUF_INIT;
+    uint64_t at = 0;
+    buf_add(&b, "\0\0\0\0\0\0\0\0", 8);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bytes = 2 * (uint64_t)en[i].shape[0] * (uint64_t)(en[i].rank == 2 ? en[i].shape[1] : 1);
+        buf_printf(&b, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%" PRId64, i ? ',' : '{', en[i].name, en[i].shape[0]);
+        if (en[i].rank == 2)
+            buf_printf(&b, ",%" PRId64, en[i].shape[1]);
+        buf_printf(&b, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", at, at + bytes);
+        at += bytes;
+        free((void *)(size_t)en[i].name);
+    }
+    buf_putc(&b, '}');
+    for (int i = 0; i < 8; i++)
+        b.s[i] = (char)((b.len - 8) >> 8 * i);
+    write_config(s, dir);
+    char *path = path_join(dir, "model.safetensors");
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    if (fd < 0 || write(fd, b.s, b.len) != (ssize_t)b.len || ftruncate(fd, (off_t)(b.len + at)) < 0 || close(fd) < 0)
+        must(err_errno(&e, "%s: cannot write", path));
+    free(path);
+    free(en);
+    buf_release(&b);
+    return at;
+}
+
+static void remove_folder(char *dir)
+{
+    static const char *const names[] = { "config.json", "model.safetensors" };
+    for (int i = 0; i < 2; i++) {
+        char *path = path_join(dir, names[i]);
+        unlink(path);
+        free(path);
+    }
+    rmdir(dir);
+    free(dir);
+}
+
+/* ---- passes ---- */
+
+struct run {
+    struct device *d;
+    struct model *m;
+    struct tensor *ids, *pos, *begin, *logits;
+    int rows, vocab;
+};
+
+static void run_open(struct run *r, struct device *d, struct model *m, int rows)
+{
+    int32_t *v = xcalloc((size_t)rows, sizeof *v), ends[2] = { 0, rows };
+    *r = (struct run){ .d = d, .m = m, .rows = rows, .vocab = model_config(m)->vocab };
+    must(d->tensor_new(d, &r->ids, DTYPE_I32, 1, rows, "ids", &e));
+    must(d->tensor_new(d, &r->pos, DTYPE_I32, 1, rows, "positions", &e));
+    must(d->tensor_new(d, &r->begin, DTYPE_I32, 1, 2, "ends", &e));
+    must(d->tensor_new(d, &r->logits, DTYPE_F32, rows, r->vocab, "logits", &e));
+    for (int i = 0; i < rows; i++)
+        v[i] = i;
+    d->tensor_write(d, r->pos, 0, v, (size_t)rows);
+    for (int i = 0; i < rows; i++)
+        v[i] = (int32_t)((unsigned)i * 2654435761u % (unsigned)r->vocab);
+    d->tensor_write(d, r->ids, 0, v, (size_t)rows);
+    d->tensor_write(d, r->begin, 0, ends, 2);
+    free(v);
+}
+
+static double run_pass(struct run *r)
+{
+    double t = now();
+    struct model_varlen b = { .rows = r->rows, .nseq = 1, .ids = r->ids, .table_row = r->pos, .begin = r->begin };
+    model_forward_varlen(r->m, &b);
+    model_logits(r->m, r->logits, NULL, r->rows);
+    must(r->d->sync(r->d, &e));
+    return now() - t;
+}
+
+static void run_close(struct run *r)
+{
+    r->d->tensor_free(r->d, r->ids);
+    r->d->tensor_free(r->d, r->pos);
+    r->d->tensor_free(r->d, r->begin);
+    r->d->tensor_free(r->d, r->logits);
+}
+
+static double flops_of(const struct model_config *c, int rows)
+{
+    double q = (double)c->heads * c->head_dim, kv = (double)c->kv_heads * c->head_dim;
+    double weights = c->layers * ((q + 2 * kv) * c->hidden + q * c->hidden + 3.0 * c->ffn * c->hidden) +
+                     (double)c->vocab * c->hidden;
+    double pairs = (double)rows * (rows + 1) / 2;
+    return 2 * weights * rows + 4 * pairs * q * c->layers;
+}
+
+static void bench_prefill(const struct shape *s, const char *tmp, double limit)
+{
+    struct device *d;
+    struct model *m;
+    struct run r;
+    char *dir = path_join(tmp, s->name);
+    write_random(s, dir);
+    must(device_open(&d, "cpu", threads, &e));
+    must(model_open(&m, dir, d, &e));
+    run_open(&r, d, m, 512);
+    run_pass(&r);
+    double best = 1e9;
+    for (int i = 0; i < 20; i++) {
+        double t = run_pass(&r);
+        best = t < best ? t : best;
+    }
+    size_t n = (size_t)r.rows * (size_t)r.vocab;
+    float *logits = xcalloc(n, sizeof *logits);
+    char hex[HASH_HEX];
+    must(d->tensor_read(d, r.logits, 0, logits, n, &e));
+    hash_hex(hash_bytes(logits, n * sizeof *logits), hex);
+    double gflops = flops_of(model_config(m), 512) / best * 1e-9;
+    printf("prefill\t%s\t%s\t%d threads\t512 tokens\t%.0f tokens/s\t%.1f GFLOP/s\tpeak %.1f\tshare %.2f\t%.8s\n",
+           s->name, d->numerics, threads, 512 / best, gflops, limit, gflops / limit, hex);
+    free(logits);
+    run_close(&r);
+    model_close(m);
+    device_close(d);
+    remove_folder(dir);
+}
+
+static double resident_mb(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)u.ru_maxrss / 1024;
+}
+
+static void bench_open(const char *dir, const char *name, uint64_t bytes, bool token)
+{
+    struct device *d;
+    struct model *m;
+    must(device_open(&d, "cpu", threads, &e));
+    double t = now();
+    must(model_open(&m, dir, d, &e));
+    t = now() - t;
+    printf("open\t%s\t%.2f GB\t%.3f s\tpeak memory %.0f MB\n", name, (double)bytes * 1e-9, t, resident_mb());
+    if (token) {
+        struct run r;
+        run_open(&r, d, m, 1);
+        double first = run_pass(&r), second = run_pass(&r);
+        printf("token\t%s\tfirst %.1f s, packing included\tsecond %.2f s\tpeak memory %.0f MB\n", name, first, second,
+               resident_mb());
+        run_close(&r);
+    }
+    model_close(m);
+    device_close(d);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct shape shapes[] = {
+        { "3.4M", "llama", "LlamaForCausalLM", 192, 512, 6, 6, 6, 32, 4096, true, false },
+        { "12.5M", "llama", "LlamaForCausalLM", 320, 864, 8, 5, 5, 64, 8192, true, false },
+    };
+    static const struct shape qwen = { "qwen3-4b", "qwen3", "Qwen3ForCausalLM", 2560, 9728, 36, 32, 8, 128, 151936,
+                                       true,       true };
+    char tmp[4096];
+    snprintf(tmp, sizeof tmp, "%s/latent-bench-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    if (!mkdtemp(tmp))
+        must(err_errno(&e, "%s", tmp));
+    threads = pool_cores() < 2 ? 1 : 2;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    char *dir = path_join(tmp, qwen.name);
+    uint64_t bytes = write_sparse(&qwen, dir);
+    bench_open(dir, qwen.name, bytes, getenv("LATENT_BENCH_4B") != NULL);
+    remove_folder(dir);
+    if (argc > 1)
+        bench_open(argv[1], argv[1], 0, true);
+    if (!__builtin_cpu_supports("fma"))
+        printf("# skip: no FMA on this CPU, so no peak to compare with\n");
+    else {
+        double narrow = peak(8), wide = __builtin_cpu_supports("avx512f") ? peak(16) : 0;
+        double limit = narrow > wide ? narrow : wide;
+        for (int i = 0; i < 2; i++)
+            bench_prefill(&shapes[i], tmp, limit);
+    }
+    rmdir(tmp);
+    return 0;
+}
