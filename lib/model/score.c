@@ -1,0 +1,185 @@
+/* score.c - see score.h. */
+#include "model/score.h"
+
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+
+enum { LOGIT_BYTES = 32 << 20 }; /* one piece of logits */
+
+struct scorer {
+    struct model *m;
+    struct device *d;
+    int max_rows, vocab;
+    int piece; /* positions of one piece */
+    struct tensor *logits, *logprob, *entropy, *index, *target;
+    struct tensor *ids, *row, *begin; /* of a pass; grown for longer ones */
+    int rows, seqs;                   /* what these have room for */
+    int32_t *host;                    /* [4 * rows + seqs + 1]: ids, table rows, index, target, begin */
+    float *scores;                    /* [2 * rows] */
+};
+
+static void free_pass(struct scorer *s)
+{
+    struct tensor *t[] = { s->ids, s->row, s->begin };
+    for (int i = 0; i < 3; i++)
+        s->d->tensor_free(s->d, t[i]);
+    s->ids = s->row = s->begin = NULL;
+    free(s->host);
+    free(s->scores);
+    s->host = NULL;
+    s->scores = NULL;
+    s->rows = s->seqs = 0;
+}
+
+static int room_for(struct scorer *s, int rows, int seqs, struct err *e)
+{
+    struct device *d = s->d;
+    if (rows <= s->rows && seqs <= s->seqs)
+        return 0;
+    rows = rows > s->rows ? rows : s->rows;
+    seqs = seqs > s->seqs ? seqs : s->seqs;
+    free_pass(s);
+    if (d->tensor_new(d, &s->ids, DTYPE_I32, 1, rows, "tokens", e) < 0 ||
+        d->tensor_new(d, &s->row, DTYPE_I32, 1, rows, "positions", e) < 0 ||
+        d->tensor_new(d, &s->begin, DTYPE_I32, 1, seqs + 1, "sequences", e) < 0)
+        return -1;
+    s->host = xcalloc(4 * (size_t)rows + (size_t)seqs + 1, sizeof *s->host);
+    s->scores = xcalloc(2 * (size_t)rows, sizeof *s->scores);
+    s->rows = rows;
+    s->seqs = seqs;
+    return model_reserve(s->m, rows, e);
+}
+
+int scorer_open(struct scorer **out, struct model *m, int max_rows, struct err *e)
+{
+    *out = NULL;
+    if (model_config(m)->encoder)
+        return err_set(e, "%s: %s is an encoder, which gives no next-token probabilities", model_dir(m),
+                       model_config(m)->family_name);
+    struct scorer *s = xcalloc(1, sizeof *s);
+    struct device *d = model_device(m);
+    *s = (struct scorer){ .m = m, .d = d, .max_rows = max_rows, .vocab = model_config(m)->vocab };
+    int64_t piece = LOGIT_BYTES / ((int64_t)s->vocab * 4);
+    s->piece = (int)(piece < 16 ? 16 : piece > 512 ? 512 : piece);
+    if (d->tensor_new(d, &s->logits, DTYPE_F32, s->piece, s->vocab, "logits", e) < 0 ||
+        d->tensor_new(d, &s->logprob, DTYPE_F32, 1, s->piece, "log-probabilities", e) < 0 ||
+        d->tensor_new(d, &s->entropy, DTYPE_F32, 1, s->piece, "entropies", e) < 0 ||
+        d->tensor_new(d, &s->index, DTYPE_I32, 1, s->piece, "positions", e) < 0 ||
+        d->tensor_new(d, &s->target, DTYPE_I32, 1, s->piece, "targets", e) < 0) {
+        scorer_close(s);
+        return -1;
+    }
+    *out = s;
+    return 0;
+}
+
+void scorer_close(struct scorer *s)
+{
+    if (!s)
+        return;
+    struct tensor *t[] = { s->logits, s->logprob, s->entropy, s->index, s->target };
+    for (int i = 0; i < 5; i++)
+        s->d->tensor_free(s->d, t[i]);
+    free_pass(s);
+    free(s);
+}
+
+/* ---- one pass ---- */
+
+/* Log-probabilities of `n` positions (rows index[], tokens target[]) of the pass, in pieces. */
+static int score_positions(struct scorer *s, const int32_t *index, const int32_t *target, int n, bool entropy,
+                           struct err *e)
+{
+    struct device *d = s->d;
+    float *logprobs = s->scores, *entropies = s->scores + s->rows;
+    for (int from = 0; from < n; from += s->piece) {
+        int k = n - from < s->piece ? n - from : s->piece;
+        d->tensor_write(d, s->index, 0, index + from, (size_t)k);
+        d->tensor_write(d, s->target, 0, target + from, (size_t)k);
+        model_logits(s->m, s->logits, s->index, k);
+        d->logprobs(d, s->logprob, entropy ? s->entropy : NULL, NULL, s->logits, s->target, k, s->vocab);
+        if (d->tensor_read(d, s->logprob, 0, logprobs + from, (size_t)k, e) < 0 ||
+            (entropy && d->tensor_read(d, s->entropy, 0, entropies + from, (size_t)k, e) < 0))
+            return -1;
+    }
+    return 0;
+}
+
+static void hand_out(const struct scorer *s, const struct score_seq *const *seq, int n)
+{
+    const float *logprob = s->scores, *entropy = s->scores + s->rows;
+    for (int i = 0; i < n; i++)
+        for (int t = seq[i]->first; t < seq[i]->n; t++) {
+            seq[i]->logprob[t - seq[i]->first] = *logprob++;
+            if (seq[i]->entropy)
+                seq[i]->entropy[t - seq[i]->first] = *entropy;
+            entropy++;
+        }
+}
+
+static int run_pass(struct scorer *s, const struct score_seq *const *seq, int n, int rows, struct err *e)
+{
+    if (room_for(s, rows, n, e) < 0)
+        return -1;
+    struct device *d = s->d;
+    int32_t *ids = s->host, *row = ids + s->rows, *index = row + s->rows, *target = index + s->rows,
+            *begin = target + s->rows;
+    int at = 0, wanted = 0;
+    bool entropy = false;
+    begin[0] = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t offset = model_rope_offset(s->m, seq[i]->n);
+        for (int t = 0; t < seq[i]->n; t++, at++) {
+            ids[at] = seq[i]->ids[t];
+            row[at] = (int32_t)(t + offset);
+            if (t >= seq[i]->first) {
+                index[wanted] = at - 1;
+                target[wanted++] = ids[at];
+            }
+        }
+        begin[i + 1] = at;
+        entropy |= seq[i]->entropy != NULL;
+    }
+    d->tensor_write(d, s->ids, 0, ids, (size_t)rows);
+    d->tensor_write(d, s->row, 0, row, (size_t)rows);
+    d->tensor_write(d, s->begin, 0, begin, (size_t)n + 1);
+    model_forward_varlen(
+        s->m, &(struct model_varlen){ .rows = rows, .nseq = n, .ids = s->ids, .table_row = s->row, .begin = s->begin });
+    if (score_positions(s, index, target, wanted, entropy, e) < 0)
+        return -1;
+    hand_out(s, seq, n);
+    return 0;
+}
+
+/* ---- packing ---- */
+
+static int longest_first(const void *a, const void *b)
+{
+    const struct score_seq *x = *(const struct score_seq *const *)a, *y = *(const struct score_seq *const *)b;
+    if (x->n != y->n)
+        return x->n > y->n ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+int scorer_run(struct scorer *s, const struct score_seq *seq, int n, struct err *e)
+{
+    const struct score_seq **order = xcalloc((size_t)n + 1, sizeof *order);
+    int count = 0, rc = 0;
+    for (int i = 0; i < n; i++)
+        if (seq[i].first < seq[i].n) /* there is something to score */
+            order[count++] = &seq[i];
+    if (count)
+        qsort(order, (size_t)count, sizeof *order, longest_first);
+    for (int from = 0, to; from < count && rc == 0; from = to) {
+        int rows = order[from]->n;
+        for (to = from + 1; to < count && order[to]->n <= s->max_rows - rows; to++)
+            rows += order[to]->n;
+        rc = run_pass(s, order + from, to - from, rows, e);
+    }
+    free(order);
+    return rc;
+}
