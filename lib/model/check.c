@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "io/safetensors.h"
 #include "model/parts.h"
+#include "text/tokenizer.h"
 
 /* ---- values ---- */
 
@@ -84,6 +85,35 @@ static int check_ids(const struct model_config *c, struct buf *report)
     return n;
 }
 
+/* ---- tokenizer ---- */
+
+/* Every id that the tokenizer can produce has an embedding row, and the stop ids are tokens. (The matrix may have more
+ * rows than there are tokens: they round its size up.) */
+static int check_tokenizer(const char *dir, const struct model_config *c, struct buf *report)
+{
+    struct tokenizer *t;
+    struct err e = { "" };
+    struct buf text = BUF_INIT;
+    int n = 0;
+    if (tokenizer_open(&t, dir, &e) < 0) {
+        buf_printf(report, "%s\n", e.msg);
+        return 1;
+    }
+    if (tokenizer_size(t) > c->vocab) {
+        buf_printf(report, "the tokenizer has ids up to %d, the embedding matrix %d rows\n", tokenizer_size(t) - 1,
+                   c->vocab);
+        n++;
+    }
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] < c->vocab && !tokenizer_token(t, c->eos[i], &text)) {
+            buf_printf(report, "stop id %d is no token of the tokenizer\n", c->eos[i]);
+            n++;
+        }
+    buf_release(&text);
+    tokenizer_close(t);
+    return n;
+}
+
 int model_check(const char *dir, struct buf *report, struct err *e)
 {
     struct model m = { 0 };
@@ -100,6 +130,7 @@ int model_check(const char *dir, struct buf *report, struct err *e)
         for (size_t i = 0; i < safetensors_count(m.st); i++)
             n += check_values(safetensors_at(m.st, i), report);
         n += check_ids(&m.c, report);
+        n += check_tokenizer(dir, &m.c, report);
         plan_release(&p);
         free(m.layer);
     }

@@ -332,6 +332,14 @@ static void test_old_names(void **state)
 
 /* ---- model_check ---- */
 
+static void put_text(const char *dir, const char *name, const char *text)
+{
+    struct err e = { "" };
+    char *path = path_join(dir, name);
+    assert_ok(file_write_atomic(path, text, strlen(text), &e));
+    free(path);
+}
+
 static void put_float(const char *dir, const char *tensor, int index, float v)
 {
     struct err e = { "" };
@@ -358,9 +366,11 @@ static void test_check(void **state)
     (void)state;
     struct err e = { "" };
     struct buf r = BUF_INIT;
-    for (int i = 0; i < GOLDEN_DECODERS; i++) {
+    for (int i = 0; i < GOLDEN_DECODERS + 2; i++) {
+        const char *encoders[] = { "xlmr", "bert" };
         char path[512];
-        snprintf(path, sizeof path, "tests/golden/models/%s", golden_decoders[i]);
+        snprintf(path, sizeof path, "tests/golden/models/%s",
+                 i < GOLDEN_DECODERS ? golden_decoders[i] : encoders[i - GOLDEN_DECODERS]);
         int n = model_check(path, &r, &e);
         if (n != 0)
             fail_msg("%s: %d problems: %s %s", path, n, r.s ? r.s : "", e.msg);
@@ -384,6 +394,19 @@ static void test_check(void **state)
     assert_non_null(strstr(r.s, "model.norm.weight is missing"));
     assert_non_null(strstr(r.s, "model-00001-of-00002.safetensors: does not belong"));
     assert_int_equal(model_check("/nonexistent", &r, &e), -1);
+    free(dir);
+    /* a vocabulary that is too small for the tokenizer, a stop id without a token */
+    buf_reset(&r);
+    dir = folder("qwen2", "\"vocab_size\": 600", "\"vocab_size\": 590");
+    assert_true(model_check(dir, &r, &e) > 0);
+    assert_non_null(strstr(r.s, "the tokenizer has ids up to 599, the embedding matrix 590 rows"));
+    assert_non_null(strstr(r.s, "stop id 597 is outside the vocabulary of 590"));
+    buf_reset(&r);
+    free(dir);
+    dir = folder("qwen3", NULL, NULL);
+    put_text(dir, "generation_config.json", "{\"eos_token_id\": [597, 605]}");
+    assert_int_equal(model_check(dir, &r, &e), 1);
+    assert_string_equal(r.s, "stop id 605 is no token of the tokenizer\n");
     buf_release(&b);
     buf_release(&r);
     free(from);
