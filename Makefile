@@ -35,7 +35,7 @@ CFLAGS ?=
 ALL_CFLAGS := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERSION='"$(VERSION)"' \
   -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off -pthread \
   $(if $(filter 1,$(WERROR)),-Werror) $(OPT) -I. -Ilib -Itests $(CFLAGS)
-LIBS := -Wl,--as-needed -lzstd -lxxhash -ljansson -lpcre2-8 -lutf8proc -lflint-arb -lflint -lmpfr -lgmp -lcurl \
+LIBS := -Wl,--as-needed -lzstd -lxxhash -ljansson -lpcre2-8 -lutf8proc -lflint-arb -lflint -lmpfr -lgmp -lcurl -lcrypto \
   -lmicrohttpd -lprotobuf-c -ldl -lm
 
 LIB_SRC := $(sort $(wildcard lib/*/*.c) $(wildcard kernels/*.c) $(wildcard kernels/cpu/*.c))

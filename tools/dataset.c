@@ -1,17 +1,19 @@
 /* dataset - questions of a published set, one a line. See latent-dataset(1). */
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/shard.h"
+#include "task/dataset.h"
 #include "task/question.h"
 #include "tools/tool.h"
 
 static struct {
     struct opt_list file;
-    const char *split, *shard;
+    const char *split, *subset, *shard;
     int64_t limit;
+    bool list;
 } o = { .split = "train", .limit = -1 };
 
 static const struct opt opts[] = {
@@ -19,8 +21,11 @@ static const struct opt opts[] = {
     OPT_ROW_LIST("file", 'f', &o.file, "FILE", "rows of the set in its published schema, JSONL (may be repeated)",
                  OPT_RUN),
     OPT_ROW_STRING("split", 's', &o.split, "S", "train or test: part of every source_id", OPT_RESULT),
+    OPT_ROW_STRING("subset", 0, &o.subset, "S", "configuration of the set: a subject of mmlu, socratic of gsm8k",
+                   OPT_RESULT),
     OPT_ROW_INT("limit", 'n', &o.limit, "N", "only the first N questions; -1: all", OPT_RESULT, -1, 1e15),
     OPT_ROW_STRING("shard", 0, &o.shard, "K/N", "only part K (0..N-1) of N equal parts, after --limit", OPT_RESULT),
+    OPT_ROW_FLAG("list", 0, &o.list, "list the sets that have a name, and stop", OPT_RUN),
     OPT_ROW_END,
 };
 
@@ -84,31 +89,58 @@ static int make(struct stage *st, const char *benchmark, const struct shard *sha
     return rc;
 }
 
+static int show_list(struct err *e)
+{
+    struct buf b = BUF_INIT;
+    int rc = dataset_list(&b, e);
+    if (rc == 0)
+        fwrite(b.s ? b.s : "", 1, b.len, stdout);
+    buf_release(&b);
+    return rc;
+}
+
+/* From files, or from the set's own rows when none is named. */
+static int make_from(const struct tool *t, const struct dataset *d, const struct shard *shard, struct err *e)
+{
+    char *rows = NULL;
+    const char *own[1];
+    struct stage_spec spec = {
+        .numerics = "exact", .inputs = o.file.v, .ninputs = (int)o.file.n, .detail = d->benchmark
+    };
+    if (d->name && !o.file.n) {
+        if (dataset_rows(d, &rows, e) < 0)
+            return -1;
+        own[0] = rows;
+        spec.inputs = own;
+        spec.ninputs = 1;
+    }
+    struct stage *st;
+    long rejected = 0;
+    int rc = tool_stage(&st, t, &spec, e);
+    if (rc == STAGE_RUN) {
+        rc = make(st, d->benchmark, shard, &rejected, e);
+        stage_close(st);
+    }
+    free(rows);
+    return rc < 0 ? TOOL_FAILED : rejected ? TOOL_REJECTS : TOOL_OK;
+}
+
 static int run(const struct tool *t, int nfiles, char **files, struct err *e)
 {
-    static const char *const known[] = { "gsm8k", "math", "math500", "mmlu", "mmlu_pro", "metamathqa" };
-    const char *benchmark = NULL;
+    struct dataset d = { .rows = -1 };
     struct shard shard;
+    if (o.list)
+        return show_list(e);
     if (nfiles > 1)
         return tool_misuse(e, "one NAME at a time, found %s and %s (files are named by --file)", files[0], files[1]);
-    for (size_t i = 0; nfiles && i < sizeof known / sizeof *known; i++)
-        if (strcmp(files[0], known[i]) == 0)
-            benchmark = strcmp(known[i], "math500") == 0 ? "math" : known[i];
-    if (nfiles && !benchmark)
-        return tool_misuse(e, "%s: no such question set (gsm8k, math, math500, mmlu, mmlu_pro, metamathqa)", files[0]);
-    if (shard_parse(&shard, o.shard, e) < 0)
+    if (shard_parse(&shard, o.shard, e) < 0 ||
+        (nfiles && dataset_open(&d, files[0], opt_given(tool_options(), "split") ? o.split : NULL, o.subset, e) < 0))
         return TOOL_MISUSE;
-    if (!o.file.n && nfiles)
-        return tool_misuse(e, "%s: name its rows with --file FILE (downloading is not there yet)", files[0]);
-    struct stage_spec spec = { .numerics = "exact", .inputs = o.file.v, .ninputs = (int)o.file.n, .detail = benchmark };
-    struct stage *st;
-    int rc = tool_stage(&st, t, &spec, e);
-    if (rc != STAGE_RUN)
-        return rc;
-    long rejected = 0;
-    rc = make(st, benchmark, &shard, &rejected, e);
-    stage_close(st);
-    return rc < 0 ? TOOL_FAILED : rejected ? TOOL_REJECTS : TOOL_OK;
+    if (d.split)
+        o.split = d.split;
+    int rc = make_from(t, &d, &shard, e);
+    dataset_close(&d);
+    return rc;
 }
 
 int main(int argc, char **argv)

@@ -190,3 +190,23 @@ char *path_of_program(void)
         *slash = '\0';
     return xstrdup(p);
 }
+
+char *path_of_data(const char *name)
+{
+    const char *own = getenv("LATENT_DATA");
+    if (own && *own)
+        return path_join(own, name);
+    char *program = path_of_program();
+    static const char *const place[] = { "../share/latent", "../data", "../../../data" /* build/asan/bin */ };
+    char *path = NULL;
+    for (size_t i = 0; i < sizeof place / sizeof *place; i++) {
+        char *dir = path_join(program, place[i]);
+        free(path);
+        path = path_join(dir, name);
+        free(dir);
+        if (file_exists(path))
+            break;
+    }
+    free(program);
+    return path;
+}

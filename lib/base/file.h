@@ -31,6 +31,10 @@ char *path_join(const char *dir, const char *name);     /* caller frees */
 const char *path_base(const char *path);                /* behind the last slash, borrowed */
 bool path_ends_with(const char *path, const char *end); /* ".zst" */
 
+/* Where what ships with the programs lies: $LATENT_DATA/NAME, else EXE/../share/latent/NAME, else EXE/../data/NAME,
+ * whichever is there first; the last one if none is. Caller frees. */
+char *path_of_data(const char *name);
+
 /* Folder of the running program, for things that lie beside it (data, plugins, stages). Caller frees. */
 char *path_of_program(void);
 
