@@ -89,3 +89,21 @@ X
   truncate -s -8 cut.zst
   fails 1 'zstd' dataset -f cut.zst
 }
+
+@test "dataset: names, splits, and no network" {
+  dataset --list >list
+  grep -q '^gsm8k  *train 7473, test 1319 ' list
+  export HF_HOME=$T/hf
+  HF_HUB_OFFLINE=1 fails 1 'openai/gsm8k: not downloaded yet, and HF_HUB_OFFLINE is set' dataset gsm8k
+  HF_DATASETS_SERVER=http://127.0.0.1:1 LATENT_HTTP_RETRIES=0 fails 1 'no network to this host' dataset math
+  fails 2 'no split x .train, test' dataset gsm8k --split x
+  shared data/datasets/gsm8k/test.jsonl
+  mkdir -p hf/latent
+  cp "$shared_path" hf/latent/gsm8k-main-test.jsonl
+  HF_HUB_OFFLINE=1 dataset gsm8k --split test >a          # as fetched: count and content are the recipe's
+  [ "$(wc -l <a)" = 1319 ]
+  sed -i '5s/the/teh/' hf/latent/gsm8k-main-test.jsonl
+  HF_HUB_OFFLINE=1 fails 1 'are not those of gsm8k test' dataset gsm8k --split test
+  sed -i 5d hf/latent/gsm8k-main-test.jsonl
+  HF_HUB_OFFLINE=1 fails 1 'has 1318 rows, 1319 are expected' dataset gsm8k --split test
+}
