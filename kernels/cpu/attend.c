@@ -107,6 +107,7 @@ static int cut(struct attention *a, int nseq, int rows, int64_t *cost)
     int n = 0;
     *cost = 0;
     for (int s = 0; s < nseq && chunk; s++) {
+        /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): begin is there where there is a sequence */
         int begin = a->begin[s], end = a->begin[s + 1];
         int length = a->context ? a->context[s] : end - begin;
         *cost += (int64_t)(end - begin) * length * a->heads * a->hd;

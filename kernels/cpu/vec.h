@@ -84,7 +84,7 @@ INLINE v8 sums8(const v8 a[8])
     __m256 y = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
     return _mm256_permute2f128_ps(x, y, 0x20) + _mm256_permute2f128_ps(x, y, 0x31);
 #else
-    v8 s;
+    v8 s = splat(0);
     for (int i = 0; i < 8; i++)
         s[i] = sum8(a[i]);
     return s;

@@ -167,7 +167,7 @@ int answer_compat_extract(const char *text, size_t n, struct buf *out)
 int answer_compat_extract_xml(const char *text, size_t n, struct buf *think, struct buf *answer)
 {
     struct buf plain = BUF_INIT, none = BUF_INIT;
-    struct span v = span_of(text, n);
+    struct span v;
     int found = 0;
     for (size_t i = 0; i < n;) { /* <|latent_N|> */
         size_t j = i;

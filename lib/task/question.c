@@ -81,7 +81,7 @@ static int read_metamath(const struct rec *r, struct buf *text, struct buf *gold
         at = next;
     if (rc == 0 && !at)
         rc = err_set(e, "%s: key \"response\" has no \"%s\"", r->where, mark);
-    if (rc == 0) {
+    if (rc == 0 && at) {
         at += sizeof mark - 1;
         size_t n = strlen(at), from = strspn(at, " \n\t\r");
         while (n > from && strchr(" \n\t\r", at[n - 1]))
