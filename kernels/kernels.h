@@ -198,6 +198,67 @@ struct device {
                      const struct tensor *target /* I32 [n] */, int n, int vocab);
     void (*sample)(struct device *d, const struct sample_args *a);
     void (*decode_inputs)(struct device *d, const struct decode_inputs_args *a);
+
+    /* -- training: what the forward pass keeps, and the way back --
+     * Gradients are F32 and are added to (`+=`) unless said otherwise; sums over rows run in row order, so the bytes do
+     * not depend on the thread count. Micro-batches and ranks are RESULT options of train: they do change the order of
+     * sums. */
+
+    /* A weight whose values live in a tensor (trainable matrices, LoRA factors): packed again by weight_refresh. */
+    int (*weight_from_tensor)(struct device *d, struct weight **out, const struct tensor *values /* F32 [N, K] */,
+                              const char *what, struct err *e);
+    void (*weight_refresh)(struct device *d, struct weight *w, const struct tensor *values);
+
+    void (*copy)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n);
+    void (*fill)(struct device *d, struct tensor *y, float value, int64_t n);
+    void (*scale)(struct device *d, struct tensor *y, float by, int64_t n); /* y *= by */
+    /* y[i] = kept ? y[i] / (1 - p) : 0; element i is kept by the draw at position first + i of the stream */
+    void (*dropout)(struct device *d, struct tensor *y, float p, const uint32_t key[2], const uint32_t stream[2],
+                    uint64_t first, int64_t n);
+
+    /* linear: dx (+)= dy W; dW += dy^T x; db += column sums of dy */
+    void (*linear_dx)(struct device *d, struct tensor *dx /* F32 [T, K] */, const struct tensor *dy /* F32 [T, N] */,
+                      const struct weight *w, int rows, bool add);
+    void (*linear_dw)(struct device *d, struct tensor *dw /* F32 [N, K] */, struct tensor *db /* F32 [N] or NULL */,
+                      const struct tensor *dy, const struct tensor *x, int rows, int n, int k);
+    /* dtable[ids[t]] += dy[t]; rows in order */
+    void (*embed_backward)(struct device *d, struct tensor *dtable /* F32 [V, D] */, const struct tensor *dy,
+                           const struct tensor *ids, int rows, int cols);
+    /* dx += ..., dg += ... (dg may be NULL: frozen) */
+    void (*rmsnorm_backward)(struct device *d, struct tensor *dx, struct tensor *dg, const struct tensor *dy,
+                             const struct tensor *x, const struct tensor *g, float eps, int rows, int cols);
+    void (*layernorm_backward)(struct device *d, struct tensor *dx, struct tensor *dg, struct tensor *db,
+                               const struct tensor *dy, const struct tensor *x, const struct tensor *g, float eps,
+                               int rows, int cols);
+    void (*silu_mul_backward)(struct device *d, struct tensor *dgate_up /* = */, const struct tensor *dy,
+                              const struct tensor *gate_up, int rows, int cols);
+    void (*gelu_backward)(struct device *d, struct tensor *dx /* = */, const struct tensor *dy, const struct tensor *x,
+                          int64_t n);
+    /* In place on the gradient of rotated q and k: rotation undone, then back through the head norms. raw is qkv as it
+     * was before rope (needed with head norms only). dq_norm, dk_norm += (NULL: frozen). v's part stays. */
+    void (*rope_backward)(struct device *d, const struct rope_args *a, struct tensor *dqkv, const struct tensor *raw,
+                          struct tensor *dq_norm, struct tensor *dk_norm);
+    /* The forward form keeps the log-sum-exp of each row and head; the backward one writes (=) dqkv in qkv's layout. */
+    void (*attend_varlen_keep)(struct device *d, const struct attend_varlen_args *a,
+                               struct tensor *lse /* F32 [T, heads] */);
+    void (*attend_varlen_backward)(struct device *d, const struct attend_varlen_args *a, struct tensor *dqkv,
+                                   const struct tensor *dout, const struct tensor *lse);
+    void (*scatter_rows)(struct device *d, struct tensor *y /* F32 [T, D], += */,
+                         const struct tensor *x /* F32 [n, D] */,
+                         const struct tensor *index /* I32 [n], no row twice */, int n, int cols);
+
+    /* Fused loss, in place: logits become their gradient, scaled by `scale`; loss[t] = -log p(target). Rows whose
+     * target is -1 have loss 0 and gradient 0. */
+    void (*cross_entropy)(struct device *d, struct tensor *loss /* F32 [n] */, struct tensor *logits /* F32 [n, V] */,
+                          const struct tensor *target /* I32 [n] */, float scale, int n, int vocab);
+
+    /* out[at] += sum of squares in double-then-float, fixed order: the pieces of the global norm */
+    void (*sum_squares)(struct device *d, struct tensor *out /* F32 */, int at, const struct tensor *x, int64_t n);
+    /* AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW: value *= 1 - lr * decay; then the bias-corrected step.
+     * grad is multiplied by grad_scale first (clipping, averaging). */
+    void (*adamw)(struct device *d, struct tensor *value, struct tensor *m, struct tensor *v, const struct tensor *grad,
+                  float grad_scale, float lr, float beta1, float beta2, float eps, float decay,
+                  int64_t step /* from 1 */, int64_t n);
 };
 
 /* Opens "cpu", "cpu-oracle", "cuda:N" or "auto" (cuda:0 when there is one, else cpu). threads 0: all cores. */
