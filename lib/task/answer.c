@@ -43,10 +43,6 @@ void answer_result_release(struct answer_result *r)
     buf_release(&r->pred_form);
 }
 
-struct answer_checker {
-    struct arena arena;
-};
-
 int answer_checker_open(struct answer_checker **out, struct err *e)
 {
     (void)e;
@@ -54,33 +50,73 @@ int answer_checker_open(struct answer_checker **out, struct err *e)
     return 0;
 }
 
+static void checker_reset(struct answer_checker *c)
+{
+    while (c->chunks) {
+        struct q_chunk *k = c->chunks;
+        for (int i = 0; i < k->used; i++)
+            fmpq_clear(&k->q[i]);
+        c->chunks = k->next;
+        k->next = c->spare;
+        c->spare = k;
+    }
+    arena_reset(&c->arena);
+    c->nodes = 0;
+    c->work = 0;
+    c->limit = NULL;
+}
+
 void answer_checker_close(struct answer_checker *c)
 {
     if (!c)
         return;
+    checker_reset(c);
+    while (c->spare) {
+        struct q_chunk *k = c->spare;
+        c->spare = k->next;
+        free(k);
+    }
     arena_release(&c->arena);
     free(c);
     flint_cleanup();
 }
 
-/* First working version: plain rationals and folded text; the tree comes behind it. */
-static bool plain_rational(struct span v, fmpq_t out)
+/* ---- text ---- */
+
+/* The next character of a text that counts when texts are compared: commands for style, braces, white space and
+ * punctuation do not; letters are folded. 0 at the end. */
+static char next_folded(struct span v, size_t *i)
 {
-    char digits[64];
-    size_t n = 0;
-    v = span_strip(v);
-    for (size_t i = 0; i < v.n; i++) {
-        if (v.s[i] == ',' && i + 3 < v.n)
-            continue;
-        if (n + 1 >= sizeof digits || !(ch_digit(v.s[i]) || v.s[i] == '/' || (v.s[i] == '-' && i == 0)))
-            return false;
-        digits[n++] = v.s[i];
+    while (*i < v.n) {
+        char ch = v.s[(*i)++];
+        if (ch == '\\') {
+            size_t j = *i;
+            while (j < v.n && ch_alpha(v.s[j]))
+                j++;
+            *i = j > *i ? j : *i + (*i < v.n);
+        } else if (ch_alnum(ch) || (unsigned char)ch >= 0x80 || strchr("+-=<>/^*", ch)) {
+            return ch_lower(ch);
+        }
     }
-    digits[n] = 0;
-    return n && fmpq_set_str(out, digits, 10) == 0;
+    return 0;
 }
 
 static bool folded_equal(struct span a, struct span b)
+{
+    size_t i = 0, j = 0;
+    bool any = false;
+    for (;;) {
+        char x = next_folded(a, &i), y = next_folded(b, &j);
+        if (x != y)
+            return false;
+        if (!x)
+            return any;
+        any = true;
+    }
+}
+
+/* Equal but for white space. */
+static bool bytes_equal(struct span a, struct span b)
 {
     size_t i = 0, j = 0;
     for (;;) {
@@ -95,41 +131,244 @@ static bool folded_equal(struct span a, struct span b)
     }
 }
 
+static bool tokens_equal(const struct tok *a, const struct tok *b)
+{
+    for (; a->kind == b->kind && a->op == b->op && a->exp10 == b->exp10 && a->text.n == b->text.n &&
+           a->rep.n == b->rep.n && memcmp(a->text.s ? a->text.s : "", b->text.s ? b->text.s : "", a->text.n) == 0 &&
+           memcmp(a->rep.s ? a->rep.s : "", b->rep.s ? b->rep.s : "", a->rep.n) == 0;
+         a++, b++)
+        if (a->kind == T_END)
+            return true;
+    return false;
+}
+
+/* ---- choices ---- */
+
+/* The letter that an answer picks: "C", "(C)", "\text{(C)}", "C) 45", "**C**", "option C"; 0 if it picks none. */
+static char picked_letter(struct span v, bool gold)
+{
+    static const char *const skip[] = { "\\textbf{", "\\text{",  "\\mathrm{", "\\mbox{", "\\textrm{",
+                                        "\\mathbf{", "\\boxed{", "option",    "choice",  "answer",
+                                        "Option",    "Choice",   "Answer",    "\\(",     "\\left(" };
+    v = span_strip(v);
+    for (bool again = true; again;) {
+        again = false;
+        while (v.n && strchr(" *($\"'{~:", v.s[0]))
+            v.s++, v.n--;
+        for (size_t i = 0; i < sizeof skip / sizeof *skip; i++)
+            if (span_starts(v, skip[i])) {
+                v.s += strlen(skip[i]);
+                v.n -= strlen(skip[i]);
+                again = true;
+            }
+    }
+    if (!v.n || v.s[0] < 'A' || v.s[0] > 'J')
+        return 0;
+    char letter = v.s[0];
+    v.s++, v.n--;
+    if (span_starts(v, "\\right)") || span_starts(v, "\\)"))
+        return letter;
+    if (!v.n || (!gold && strchr(").:,*", v.s[0])))
+        return letter;
+    while (v.n && strchr(" )}*$\"'.", v.s[0]))
+        v.s++, v.n--;
+    return v.n ? 0 : letter;
+}
+
+/* ---- one side ---- */
+
+struct side {
+    struct span text;
+    struct tok *tok[MAX_READINGS];
+    struct node *tree[MAX_READINGS]; /* NULL: not mathematics */
+    int n;
+};
+
+/* Commas of a gold alone are thousands when they can be; next to a space or in brackets they separate. */
+static bool gold_has_thousands(struct span v)
+{
+    for (size_t i = 0; i < v.n; i++) {
+        if (strchr("([{", v.s[i]) && v.s[i])
+            return false;
+        if (v.s[i] == ',' && i + 1 < v.n && v.s[i + 1] == ' ')
+            return false;
+    }
+    return true;
+}
+
+static void read_once(struct answer_checker *c, struct side *s, unsigned reading)
+{
+    c->reading = reading;
+    struct tok *t = answer_lex(c, s->text);
+    struct node *n = t ? answer_parse(c, t) : NULL;
+    /* parsing eats the digits of \frac12: for a comparison of tokens they are read again */
+    s->tok[s->n] = n || !t ? t : answer_lex(c, s->text);
+    s->tree[s->n] = n ? answer_canon(c, n) : NULL;
+    s->n++;
+}
+
+static void read_side(struct answer_checker *c, struct side *s, struct span text, bool gold)
+{
+    unsigned reading = READ_THOUSANDS | READ_ROOT_RUN;
+    s->text = text;
+    s->n = 0;
+    if (gold && !gold_has_thousands(text))
+        reading &= ~(unsigned)READ_THOUSANDS;
+    c->ambiguous = 0;
+    read_once(c, s, reading);
+    unsigned seen = c->ambiguous;
+    bool commas = !gold && (seen & READ_THOUSANDS);
+    if (commas)
+        read_once(c, s, reading & ~(unsigned)READ_THOUSANDS);
+    if (seen & READ_ROOT_RUN)
+        read_once(c, s, reading & ~(unsigned)READ_ROOT_RUN);
+    if (commas && (seen & READ_ROOT_RUN))
+        read_once(c, s, 0);
+}
+
+static enum tri sides_equal(struct answer_checker *c, struct side *g, struct side *p, int *gi, int *pi,
+                            const char **why)
+{
+    enum tri best = NO;
+    const char *first = NULL;
+    for (int i = 0; i < g->n; i++)
+        for (int j = 0; j < p->n; j++) {
+            struct node *a = g->tree[i], *b = p->tree[j];
+            enum tri r;
+            *why = "text";
+            if (a && b && a->kind != N_TEXT && b->kind != N_TEXT)
+                r = answer_equal(c, a, b, why);
+            else if ((a && a->kind == N_TEXT) || (b && b->kind == N_TEXT))
+                r = folded_equal(g->text, p->text) ? YES : NO;
+            else if (!a && !b)
+                r = g->tok[i] && p->tok[j] && tokens_equal(g->tok[i], p->tok[j]) ? YES : NO;
+            else
+                r = NO;
+            if (r == YES) {
+                *gi = i;
+                *pi = j;
+                return YES;
+            }
+            if (!first || (r == MAYBE && best == NO)) {
+                first = *why;
+                best = r;
+                *gi = i;
+                *pi = j;
+            }
+        }
+    *why = first ? first : "unknown";
+    return best;
+}
+
+static void put_form(struct buf *out, const struct side *s, int i)
+{
+    buf_reset(out);
+    if (s->n && s->tree[i])
+        node_print(s->tree[i], out);
+    else
+        buf_add(out, s->text.s, s->text.n);
+}
+
+static void conclude(struct answer_result *r, enum answer_verdict verdict, const char *reason)
+{
+    r->verdict = verdict;
+    r->reason = reason;
+}
+
+/* The ladder for one answer string. */
+static void grade_answer(struct answer_checker *c, struct span gold, struct span pred, struct answer_result *r)
+{
+    bool same = bytes_equal(gold, pred);
+    if (gold.n > ANSWER_MAX_ANSWER || pred.n > ANSWER_MAX_ANSWER) {
+        conclude(r, same ? ANSWER_EQUAL : ANSWER_UNDECIDED, same ? "string" : "limit:length");
+        return;
+    }
+    struct side g, p;
+    int gi = 0, pi = 0;
+    const char *why;
+    checker_reset(c);
+    read_side(c, &g, gold, true);
+    read_side(c, &p, pred, false);
+    enum tri t = sides_equal(c, &g, &p, &gi, &pi, &why);
+    put_form(&r->gold_form, &g, gi);
+    put_form(&r->pred_form, &p, pi);
+    if (t == YES) {
+        conclude(r, ANSWER_EQUAL, same ? "string" : why);
+        return;
+    }
+    if (same && strcmp(why, "undefined") != 0) {
+        conclude(r, ANSWER_EQUAL, "string");
+        return;
+    }
+    char a = picked_letter(gold, true), b = a ? picked_letter(pred, false) : 0;
+    if (a && b)
+        conclude(r, a == b ? ANSWER_EQUAL : ANSWER_UNEQUAL, "choice");
+    else if (t == MAYBE || c->limit)
+        conclude(r, ANSWER_UNDECIDED, c->limit ? c->limit : strcmp(why, "undefined") == 0 ? why : "unknown");
+    else
+        conclude(r, ANSWER_UNEQUAL, why);
+}
+
+static void grade_choice(struct span gold, struct span text, struct answer_result *r)
+{
+    char a = picked_letter(gold, true), b = picked_letter(text, false);
+    conclude(r, a && a == b ? ANSWER_EQUAL : ANSWER_UNEQUAL, a ? "choice" : "no_gold");
+    buf_reset(&r->pred_form);
+    if (b)
+        buf_putc(&r->pred_form, b);
+}
+
+static void set_buf(struct buf *b, struct span v)
+{
+    buf_reset(b);
+    buf_add(b, v.s, v.n);
+}
+
+/* A box inside an answer string is unwrapped. */
+static bool has_box(struct span v)
+{
+    for (size_t i = 0; i + 5 < v.n; i++)
+        if (v.s[i] == '\\' &&
+            (span_starts(span_of(v.s + i, v.n - i), "\\boxed") || span_starts(span_of(v.s + i, v.n - i), "\\fbox")))
+            return true;
+    return false;
+}
+
 int answer_grade(struct answer_checker *c, enum answer_task task, const char *gold, size_t gold_n, const char *text,
                  size_t text_n, enum answer_mode mode, struct answer_result *r, struct err *e)
 {
-    struct span g = span_strip(span_of(gold, gold_n)), p = span_strip(span_of(text, text_n));
-    (void)c;
+    struct span g = span_strip(span_of(gold, gold_n)), whole = span_of(text, text_n), p;
     if ((unsigned)task > ANSWER_EXACT || (unsigned)mode > ANSWER_SOLUTION)
         return err_set(e, "unknown answer task %d or mode %d", (int)task, (int)mode);
-    buf_reset(&r->extracted);
-    buf_reset(&r->gold_form);
+    set_buf(&r->gold_form, g);
     buf_reset(&r->pred_form);
-    buf_add(&r->gold_form, g.s, g.n);
-    r->verdict = ANSWER_UNEQUAL;
-    if (mode == ANSWER_SOLUTION) {
-        if (!answer_extract(task, text, text_n, &r->extracted)) {
-            r->reason = "no_answer";
-            return 0;
-        }
-    } else {
-        buf_add(&r->extracted, p.s, p.n);
-    }
+    if (mode == ANSWER_SOLUTION || (task != ANSWER_EXACT && text_n <= ANSWER_MAX_ANSWER && has_box(whole)))
+        answer_extract(task, text, text_n, &r->extracted);
+    else
+        set_buf(&r->extracted, span_strip(whole));
+    char choice = task == ANSWER_MATH ? picked_letter(g, true) : 0;
     p = span_of(r->extracted.s, r->extracted.len);
-    buf_add(&r->pred_form, p.s, p.n);
-    fmpq_t a, b;
-    fmpq_init(a);
-    fmpq_init(b);
-    if (folded_equal(g, p)) {
-        r->verdict = ANSWER_EQUAL;
-        r->reason = "string";
-    } else if (plain_rational(g, a) && plain_rational(p, b)) {
-        r->reason = "rational";
-        r->verdict = fmpq_equal(a, b) ? ANSWER_EQUAL : ANSWER_UNEQUAL;
-    } else {
-        r->reason = "text";
+    if (!p.n && choice && mode == ANSWER_SOLUTION) {
+        answer_extract(ANSWER_MMLU, text, text_n, &r->extracted);
+        p = span_of(r->extracted.s, r->extracted.len);
     }
-    fmpq_clear(a);
-    fmpq_clear(b);
+    set_buf(&r->pred_form, p);
+    if (!g.n) {
+        conclude(r, ANSWER_UNEQUAL, "no_gold");
+    } else if (!p.n) {
+        conclude(r, ANSWER_UNEQUAL, "no_answer");
+    } else if (task == ANSWER_MMLU) {
+        grade_choice(g, p, r);
+    } else if (task == ANSWER_EXACT) {
+        conclude(r, folded_equal(g, p) ? ANSWER_EQUAL : ANSWER_UNEQUAL, "text");
+    } else {
+        grade_answer(c, g, p, r);
+        if (choice && r->verdict != ANSWER_EQUAL && mode == ANSWER_SOLUTION && !picked_letter(p, false) &&
+            !has_box(whole)) {
+            /* the number at the end of the explanation was no choice */
+            if (answer_extract(ANSWER_MMLU, text, text_n, &r->extracted))
+                grade_choice(g, span_of(r->extracted.s, r->extracted.len), r);
+        }
+    }
     return 0;
 }
