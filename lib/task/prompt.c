@@ -127,7 +127,7 @@ static void strip_reasoning(const char *reasoning, bool compat, struct buf *out)
     drop_tags(&b, false);
     if (compat)
         drop_tags(&b, true);
-    struct span t = span_trim(b.s ? b.s : "", b.len);
+    struct view t = view_trim(b.s ? b.s : "", b.len);
     buf_add(out, t.s, t.n);
     buf_release(&b);
 }
@@ -166,61 +166,62 @@ static char *member_text(struct json object, const char *key)
     return json_get(object, key, &v) && json_kind(v) == JSON_STRING ? json_str_dup(v) : NULL;
 }
 
-static int add_exemplar(struct exemplars *x, struct json o, const char *benchmark, struct err *e)
+static int add_exemplar(struct exemplars *x, struct json o, struct err *e)
 {
     x->v = xreallocarray(x->v, x->n + 1, sizeof *x->v);
     struct exemplar *m = &x->v[x->n++];
     *m = (struct exemplar){ member_text(o, "source_id"), member_text(o, "question"), member_text(o, "reasoning"),
-                            member_text(o, "answer"), member_text(o, "solution") };
+                            member_text(o, "answer"),    member_text(o, "solution"), member_text(o, "benchmark") };
     if (!m->question)
         return err_set(e, "exemplar %zu has no text under \"question\"", x->n);
     if (!m->answer && !m->solution)
         return err_set(e, "exemplar %zu has neither \"answer\" nor \"solution\"", x->n);
-    char *own = member_text(o, "benchmark");
-    int rc = 0;
-    if (own && benchmark && strcmp(own, benchmark) != 0)
-        rc = err_set(e, "exemplar %zu belongs to %s, the questions to %s", x->n, own, benchmark);
-    free(own);
-    return rc;
+    return 0;
 }
 
-static int add_exemplars(struct exemplars *x, struct json array, const char *benchmark, struct err *e)
+static int add_exemplars(struct exemplars *x, struct json array, struct err *e)
 {
     struct json o;
     for (struct json_iter it = json_each(array); json_next(&it, NULL, &o);)
-        if (add_exemplar(x, o, benchmark, e) < 0)
+        if (add_exemplar(x, o, e) < 0)
             return -1;
     return 0;
 }
 
-static int add_exemplar_lines(struct exemplars *x, const struct buf *b, const char *benchmark, struct err *e)
+static int add_exemplar_lines(struct exemplars *x, const struct buf *b, struct err *e)
 {
     size_t line = 0;
     for (const char *p = b->s, *stop = b->s + b->len; p < stop; line++) {
         const char *end = memchr(p, '\n', (size_t)(stop - p));
         size_t n = (size_t)((end ? end : stop) - p);
         struct json o;
-        if (span_trim(p, n).n) {
-            if (json_parse(&o, p, n, e) < 0 || add_exemplar(x, o, benchmark, e) < 0)
-                return err_prefix(e, "%zu", line + 1);
-        }
+        if (view_trim(p, n).n && (json_parse(&o, p, n, e) < 0 || add_exemplar(x, o, e) < 0))
+            return err_prefix(e, "%zu", line + 1);
         p += n + 1;
     }
     return 0;
 }
 
-int exemplars_open(struct exemplars *x, const char *path, const char *benchmark, struct err *e)
+int exemplars_check(const struct exemplars *x, const char *benchmark, struct err *e)
+{
+    for (size_t i = 0; i < x->n; i++)
+        if (x->v[i].benchmark && strcmp(x->v[i].benchmark, benchmark) != 0)
+            return err_set(e, "exemplar %zu belongs to %s, the questions to %s", i + 1, x->v[i].benchmark, benchmark);
+    return 0;
+}
+
+int exemplars_open(struct exemplars *x, const char *path, struct err *e)
 {
     *x = (struct exemplars){ NULL, 0 };
     struct buf b = BUF_INIT;
     struct json doc;
     int rc = file_read(&b, path, 0, e);
     if (rc == 0) {
-        struct span t = span_trim(b.s ? b.s : "", b.len);
+        struct view t = view_trim(b.s ? b.s : "", b.len);
         if (t.n && t.s[0] == '[')
-            rc = json_parse(&doc, b.s, b.len, e) < 0 ? -1 : add_exemplars(x, doc, benchmark, e);
+            rc = json_parse(&doc, b.s, b.len, e) < 0 ? -1 : add_exemplars(x, doc, e);
         else if (t.n)
-            rc = add_exemplar_lines(x, &b, benchmark, e);
+            rc = add_exemplar_lines(x, &b, e);
         if (rc == 0 && x->n == 0)
             rc = err_set(e, "no exemplars");
         if (rc < 0)
@@ -241,6 +242,7 @@ void exemplars_close(struct exemplars *x)
         free(m->reasoning);
         free(m->answer);
         free(m->solution);
+        free(m->benchmark);
     }
     free(x->v);
     *x = (struct exemplars){ NULL, 0 };
@@ -299,43 +301,33 @@ static int parse_prompt_data(struct prompt_data *d, struct json doc, struct err 
         return 0;
     if (json_kind(v) != JSON_ARRAY)
         return err_set(e, "\"exemplars\" must be an array");
-    return add_exemplars(&d->shots, v, NULL, e);
+    return add_exemplars(&d->shots, v, e);
 }
 
-/* Where NAME.json of the installed data would be; the caller frees. */
-static char *prompt_data_path(const char *name)
+char *prompt_data_find(const char *name, struct err *e)
 {
-    const char *env = getenv("LATENT_DATA");
-    char *exe = path_of_program();
-    char *found = NULL;
-    const char *const under[] = { "../share/latent", "../../share/latent", "../data" };
-    for (size_t i = 0; !found && i <= sizeof under / sizeof *under; i++) {
-        if (i == 0 && !env)
-            continue;
-        char *root = i == 0 ? xstrdup(env) : path_join(exe, under[i - 1]);
-        struct buf b = BUF_INIT;
-        buf_printf(&b, "%s/prompts/%s.json", root, name);
-        free(root);
-        found = file_exists(b.s) ? buf_take(&b) : NULL;
-        buf_release(&b);
-    }
-    free(exe);
-    return found;
+    if (file_exists(name))
+        return xstrdup(name);
+    struct buf b = BUF_INIT;
+    buf_printf(&b, "prompts/%s.json", name);
+    char *path = strchr(name, '/') ? NULL : path_of_data(b.s);
+    buf_release(&b);
+    if (path && file_exists(path))
+        return path;
+    free(path);
+    err_set(e, "%s: no such file, and no such prompt in the installed data", name);
+    return NULL;
 }
 
-int prompt_data_open(struct prompt_data *d, const char *name, struct err *e)
+int prompt_data_open(struct prompt_data *d, const char *path, struct err *e)
 {
     *d = (struct prompt_data){ 0 };
-    char *path = file_exists(name) || strchr(name, '/') ? xstrdup(name) : prompt_data_path(name);
-    if (!path)
-        return err_set(e, "--prompt-data %s: no such file, and no prompts/%s.json in the installed data", name, name);
     struct buf b = BUF_INIT;
     struct json doc;
     int rc = file_read(&b, path, 0, e);
     if (rc == 0 && (json_parse(&doc, b.s ? b.s : "", b.len, e) < 0 || parse_prompt_data(d, doc, e) < 0))
         rc = err_prefix(e, "%s", path);
     buf_release(&b);
-    free(path);
     if (rc < 0)
         prompt_data_close(d);
     return rc;
@@ -461,7 +453,7 @@ int prompt_turns(const struct prompt_spec *spec, const struct prompt_question *q
 
 static int put_exemplar(const struct turn *t, struct buf *text, struct err *e)
 {
-    long at = span_find(text->s ? text->s : "", text->len, t->text);
+    long at = view_find(text->s ? text->s : "", text->len, t->text);
     if (at < 0)
         return err_set(e, "the model's chat template leaves out an earlier assistant turn: exemplars cannot be shown");
     struct buf b = BUF_INIT;
@@ -487,7 +479,7 @@ int prompt_finish(const struct prompt_spec *spec, const struct turns *t, struct 
     bool open = ends_with(text, "<think>\n");
     if (spec->suppress)
         buf_puts(text, open ? "\n</think>\n\n" : "<think>\n\n</think>\n\n");
-    else if (spec->open_think && !open)
+    else if (spec->open_think && (!open || spec->compat))
         buf_puts(text, "<think>\n");
     return 0;
 }

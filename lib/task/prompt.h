@@ -47,14 +47,14 @@ void prompt_assistant(enum prompt_format f, const char *reasoning, const char *a
 
 /* ---- few-shot exemplars: a JSON array (or one object a line) with question, reasoning, answer or solution ---- */
 struct exemplar {
-    char *source_id, *question, *reasoning, *answer, *solution; /* NULL where absent; question is always there */
+    char *source_id, *question, *reasoning, *answer, *solution, *benchmark; /* NULL where absent; question never is */
 };
 struct exemplars {
     struct exemplar *v;
     size_t n;
 };
-/* benchmark: refused if an exemplar names another one (NULL: any). */
-int exemplars_open(struct exemplars *x, const char *path, const char *benchmark, struct err *e);
+int exemplars_open(struct exemplars *x, const char *path, struct err *e);
+int exemplars_check(const struct exemplars *x, const char *benchmark, struct err *e); /* -1: one names another set */
 void exemplars_close(struct exemplars *x);
 
 /* k different exemplars for this question, drawn by (seed, source_id); never the question itself. Fails if the pool is
@@ -72,8 +72,9 @@ struct prompt_data {
     enum prompt_layout layout; /* the file's own choice; inlined when it says nothing */
     struct exemplars shots;    /* question and answer only */
 };
-/* name: a file, else NAME.json in the prompts/ folder of the installed data. */
-int prompt_data_open(struct prompt_data *d, const char *name, struct err *e);
+/* A file as it is, else NAME.json in the prompts/ folder of the installed data; the caller frees, NULL: neither. */
+char *prompt_data_find(const char *name, struct err *e);
+int prompt_data_open(struct prompt_data *d, const char *path, struct err *e);
 void prompt_data_close(struct prompt_data *d);
 int prompt_layout_of(const char *word); /* -1: no such word */
 
@@ -87,6 +88,7 @@ struct prompt_spec {
     const struct prompt_data *data; /* replaces the format's texts; NULL: none */
     enum prompt_layout layout;      /* of data */
     bool open_think;                /* the prompt ends with "<think>\n": appended unless it is there already */
+    bool compat;                    /* open_think appends even where the prompt ends with it, as the reference does */
     bool suppress;                  /* an empty thinking block is put in front of the answer */
 };
 

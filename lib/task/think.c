@@ -28,7 +28,7 @@ static size_t space_before(const char *s, size_t n)
     return is_space(cp) ? back : 0;
 }
 
-struct span span_trim(const char *s, size_t n)
+struct view view_trim(const char *s, size_t n)
 {
     uint32_t cp;
     size_t k;
@@ -38,16 +38,16 @@ struct span span_trim(const char *s, size_t n)
     }
     while (n && (k = space_before(s, n)) > 0)
         n -= k;
-    return (struct span){ s, n };
+    return (struct view){ s, n };
 }
 
-long span_find(const char *s, size_t n, const char *needle)
+long view_find(const char *s, size_t n, const char *needle)
 {
     const char *p = n ? memmem(s, n, needle, strlen(needle)) : NULL;
     return p ? (long)(p - s) : -1;
 }
 
-long span_find_last(const char *s, size_t n, const char *needle)
+long view_find_last(const char *s, size_t n, const char *needle)
 {
     size_t len = strlen(needle);
     for (size_t i = n < len ? 0 : n - len + 1; i > 0; i--)
@@ -56,7 +56,7 @@ long span_find_last(const char *s, size_t n, const char *needle)
     return -1;
 }
 
-long span_find_nocase(const char *s, size_t n, const char *needle)
+long view_find_nocase(const char *s, size_t n, const char *needle)
 {
     size_t len = strlen(needle);
     for (size_t i = 0; i + len <= n; i++)
@@ -66,51 +66,51 @@ long span_find_nocase(const char *s, size_t n, const char *needle)
 }
 
 /* Text before the first announcement of the answer; the order of the list decides, not the place. */
-static struct span before_announcement(const char *s, size_t n)
+static struct view before_announcement(const char *s, size_t n)
 {
     static const char *const words[] = { "\n\nThe final answer is:", "\nThe final answer is:", "\n\nThe answer is",
                                          "\nThe answer is" };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        long at = span_find_nocase(s, n, words[i]);
+        long at = view_find_nocase(s, n, words[i]);
         if (at >= 0) {
             n = (size_t)at;
             break;
         }
     }
-    struct span r = span_trim(s, n);
-    return r.n ? r : (struct span){ NULL, 0 };
+    struct view r = view_trim(s, n);
+    return r.n ? r : (struct view){ NULL, 0 };
 }
 
 struct think think_split(const char *s, size_t n)
 {
     const size_t open_n = sizeof think_open - 1, close_n = sizeof think_close - 1;
     size_t begin = 0;
-    long end = -1, open = span_find(s, n, think_open);
+    long end = -1, open = view_find(s, n, think_open);
     if (open >= 0) {
         begin = (size_t)open + open_n;
-        end = span_find(s + begin, n - begin, think_close);
+        end = view_find(s + begin, n - begin, think_close);
     }
     if (end < 0) {
         begin = 0;
-        end = span_find(s, n, think_close);
+        end = view_find(s, n, think_close);
     }
     if (end < 0)
         return (struct think){ before_announcement(s, n), { s, n }, false };
     size_t stop = begin + (size_t)end;
-    return (struct think){ span_trim(s + begin, stop - begin), span_trim(s + stop + close_n, n - stop - close_n),
+    return (struct think){ view_trim(s + begin, stop - begin), view_trim(s + stop + close_n, n - stop - close_n),
                            true };
 }
 
-struct span think_before_end(const char *s, size_t n)
+struct view think_before_end(const char *s, size_t n)
 {
-    long end = span_find(s, n, think_close);
-    return end < 0 ? (struct span){ NULL, 0 } : (struct span){ s, (size_t)end };
+    long end = view_find(s, n, think_close);
+    return end < 0 ? (struct view){ NULL, 0 } : (struct view){ s, (size_t)end };
 }
 
 bool think_answer_regions(const char *s, size_t n, size_t answer_bytes, struct answer_regions *out)
 {
     static const char box[] = "\\boxed{";
-    long at = span_find_last(s, n, box), close = span_find_last(s, n, think_close);
+    long at = view_find_last(s, n, box), close = view_find_last(s, n, think_close);
     if (at < 0 || close < 0)
         return false;
     size_t begin = (size_t)at + sizeof box - 1;

@@ -7,18 +7,18 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-struct span {
+struct view {
     const char *s; /* NULL: there is none (not the same as an empty one) */
     size_t n;
 };
 
 /* Without white space at both ends; white space as Python's str.strip() sees it (Unicode's). */
-struct span span_trim(const char *s, size_t n);
+struct view view_trim(const char *s, size_t n);
 
-/* Byte offset of the first (last) needle in s[0..n), or -1. ASCII case is ignored by span_find_nocase. */
-long span_find(const char *s, size_t n, const char *needle);
-long span_find_last(const char *s, size_t n, const char *needle);
-long span_find_nocase(const char *s, size_t n, const char *needle);
+/* Byte offset of the first (last) needle in s[0..n), or -1. ASCII case is ignored by view_find_nocase. */
+long view_find(const char *s, size_t n, const char *needle);
+long view_find_last(const char *s, size_t n, const char *needle);
+long view_find_nocase(const char *s, size_t n, const char *needle);
 
 /* One response: thinking block and the rest, both trimmed.
  *   1. <think>R</think>V     the shortest such block; what stood before it is dropped
@@ -28,13 +28,13 @@ long span_find_nocase(const char *s, size_t n, const char *needle);
  *                            and absent when empty
  * closed says that a </think> was found (cases 1 and 2). */
 struct think {
-    struct span reasoning, visible;
+    struct view reasoning, visible;
     bool closed;
 };
 struct think think_split(const char *s, size_t n);
 
 /* The block as eval's length counts it: everything before the first </think>, not trimmed; .s is NULL without one. */
-struct span think_before_end(const char *s, size_t n);
+struct view think_before_end(const char *s, size_t n);
 
 /* Where the answer lies in a rendered conversation, as byte ranges [begin, end):
  *   answer    the answer_bytes bytes behind the last \boxed{

@@ -61,7 +61,7 @@ static void assistant_texts_are_literal(void **state)
     assert_text(assistant(PROMPT_PAPER, "x<y>z and </b> <B> <> </>", true), "xz and  <B> <> </>\nThe answer is 2");
 }
 
-static void assert_span(struct span s, const char *want)
+static void assert_view(struct view s, const char *want)
 {
     if (!want) {
         assert_null(s.s);
@@ -95,13 +95,13 @@ static void thinking_is_split(void **state)
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
         struct think s = think_split(t[i].text, strlen(t[i].text));
-        assert_span(s.reasoning, t[i].reasoning);
-        assert_span(s.visible, t[i].visible);
+        assert_view(s.reasoning, t[i].reasoning);
+        assert_view(s.visible, t[i].visible);
         assert_int_equal(s.closed, t[i].closed);
     }
-    assert_span(think_before_end(" a </think>b</think>", 20), " a ");
-    assert_span(think_before_end("a", 1), NULL);
-    assert_span(span_trim(" \t\n", 3), "");
+    assert_view(think_before_end(" a </think>b</think>", 20), " a ");
+    assert_view(think_before_end("a", 1), NULL);
+    assert_view(view_trim(" \t\n", 3), "");
 }
 
 static void answer_regions_are_byte_ranges(void **state)
@@ -141,7 +141,7 @@ static void exemplars_are_drawn_by_seed_and_question(void **state)
     struct err e = { "" };
     struct exemplars x;
     size_t a[3], b[3];
-    assert_ok(exemplars_open(&x, write_tmp("pool.json", pool), "gsm8k", &e));
+    assert_ok(exemplars_open(&x, write_tmp("pool.json", pool), &e));
     assert_int_equal(x.n, 4);
     bool differ = false;
     for (int i = 0; i < 40; i++) {
@@ -159,14 +159,14 @@ static void exemplars_are_drawn_by_seed_and_question(void **state)
     assert_true(a[0] && a[1] && a[2]); /* same id */
     assert_int_equal(exemplars_draw(&x, 7, "z", "q3", 4, b, &e), -1);
     assert_string_equal(e.msg, "4 exemplars wanted for z, the file has 3 others");
+    assert_ok(exemplars_check(&x, "gsm8k", &e));
+    assert_int_equal(exemplars_check(&x, "math", &e), -1);
+    assert_string_equal(e.msg, "exemplar 2 belongs to gsm8k, the questions to math");
     exemplars_close(&x);
-    assert_int_equal(exemplars_open(&x, write_tmp("pool.json", pool), "math", &e), -1);
-    assert_non_null(strstr(e.msg, "exemplar 2 belongs to gsm8k, the questions to math"));
     assert_int_equal(
-        exemplars_open(&x, write_tmp("p.jsonl", "{\"question\": \"a\", \"answer\": \"1\"}\n{\"q\": 1}\n"), NULL, &e),
-        -1);
+        exemplars_open(&x, write_tmp("p.jsonl", "{\"question\": \"a\", \"answer\": \"1\"}\n{\"q\": 1}\n"), &e), -1);
     assert_non_null(strstr(e.msg, "p.jsonl: 2: exemplar 2 has no text under \"question\""));
-    assert_int_equal(exemplars_open(&x, write_tmp("p.jsonl", "\n"), NULL, &e), -1);
+    assert_int_equal(exemplars_open(&x, write_tmp("p.jsonl", "\n"), &e), -1);
 }
 
 /* ChatML without a default system turn, for the tests. */
@@ -195,7 +195,7 @@ static void few_shot_keeps_the_thinking(void **state)
     struct err e = { "" };
     struct exemplars x;
     assert_ok(exemplars_open(
-        &x, write_tmp("one.json", "[{\"question\": \"q0\", \"reasoning\": \"r0\", \"answer\": \"0\"}]"), NULL, &e));
+        &x, write_tmp("one.json", "[{\"question\": \"q0\", \"reasoning\": \"r0\", \"answer\": \"0\"}]"), &e));
     struct prompt_spec spec = { .format = PROMPT_PAPER, .delimiter = "", .shots = &x, .num_shots = 1 };
     assert_text(whole(&spec), "<|im_start|>user\nq0<|im_end|>\n<|im_start|>assistant\nr0\nThe answer is 0<|im_end|>\n"
                               "<|im_start|>user\nWhat is 1+1?<|im_end|>\n<|im_start|>assistant\n");
@@ -260,7 +260,7 @@ static void prompt_data_has_three_layouts(void **state)
     prompt_data_close(&d);
     assert_int_equal(prompt_data_open(&d, write_tmp("d.json", "{\"system\": \"S\", \"layout\": \"x\"}"), &e), -1);
     assert_non_null(strstr(e.msg, "\"layout\" must be one of"));
-    assert_int_equal(prompt_data_open(&d, "no-such-thing", &e), -1);
+    assert_null(prompt_data_find("no-such-thing", &e));
     assert_non_null(strstr(e.msg, "no such file"));
 }
 
