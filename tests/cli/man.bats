@@ -12,7 +12,7 @@ pages() {
 # Names of the options that a page defines: in a list, at the start of a line.
 defined() {
   rendered "$1" | grep -E '^ +(-[a-zA-Z0-9]([, ]|$)|--[a-z])' | sed -E 's/^ +//; s/([^,])  +.*/\1/' |
-    grep -oE -- '--[a-z][a-z0-9-]*' | sed 's/^--//; s/^no-//' | grep -vx name | sort -u
+    grep -oE -- '--[a-z][a-z0-9-]*' | sed 's/^--//; s/^no-//' | sort -u
 }
 
 @test "man: mandoc has nothing to complain about" {

@@ -48,7 +48,9 @@ values() {
   *\ help | *\ version | *\ plan | dataset\ list) echo "- does something else" ;;
   dataset\ file | verify\ all | *\ few-shot | *\ prompt-data) echo "- names an input, whose content is in the key" ;;
   dataset\ benchmark | collect\ benchmark | eval\ benchmark) echo "- names the input" ;;
-  eval\ output-dir) echo "- tested with eval" ;;
+  eval\ output-dir | eval\ name) echo "- tested with eval" ;;
+  eval\ ratio) echo "- is in the key of each output" ;;
+  collect\ split | eval\ split) echo "- names the input" ;;
   report\ plot) echo "--plot plot.svg" ;;
   *)
     case $3 in

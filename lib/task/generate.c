@@ -1,0 +1,184 @@
+/* generate.c - see generate.h. */
+#include "task/generate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+#include "text/template.h"
+#include "text/tokenizer.h"
+
+struct generator {
+    struct device *device;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat; /* opened when a prompt first needs it */
+    struct engine *engine;
+    struct gen_params params;
+    struct tokens tokens;
+    struct buf prompt;
+    char *dir;
+};
+
+int generator_open(struct generator **out, const struct generator_options *o, struct err *e)
+{
+    struct generator *g = xcalloc(1, sizeof *g);
+    g->dir = xstrdup(o->model);
+    if (tokenizer_open(&g->tokenizer, o->model, e) < 0 || device_open(&g->device, o->device, o->threads, e) < 0 ||
+        model_open(&g->model, o->model, g->device, e) < 0)
+        goto failed;
+    if (model_config(g->model)->encoder) {
+        err_set(e, "%s: is an encoder (%s) and cannot generate", o->model, model_config(g->model)->family_name);
+        goto failed;
+    }
+    struct engine_options eo = { .kv_memory = o->kv_memory, .batch = o->batch, .tokenizer = g->tokenizer };
+    if (engine_open(&g->engine, g->model, &eo, e) < 0)
+        goto failed;
+    gen_params_init(&g->params, model_config(g->model));
+    *out = g;
+    return 0;
+failed:
+    generator_close(g);
+    return -1;
+}
+
+void generator_close(struct generator *g)
+{
+    if (!g)
+        return;
+    engine_close(g->engine);
+    model_close(g->model);
+    device_close(g->device);
+    chat_template_close(g->chat);
+    tokenizer_close(g->tokenizer);
+    tokens_release(&g->tokens);
+    buf_release(&g->prompt);
+    free(g->dir);
+    free(g);
+}
+
+struct gen_params *generator_params(struct generator *g)
+{
+    return &g->params;
+}
+
+const char *generator_family(const struct generator *g)
+{
+    return model_config(g->model)->family == MODEL_LLAMA ? "llama3" : "qwen";
+}
+
+static void put_messages(const struct turns *t, struct buf *out)
+{
+    buf_putc(out, '[');
+    for (size_t i = 0; i < t->n; i++) {
+        buf_printf(out, "%s{\"role\": \"%s\", \"content\": ", i ? ", " : "", t->v[i].role);
+        json_put_cstr(out, t->v[i].text);
+        buf_putc(out, '}');
+    }
+    buf_putc(out, ']');
+}
+
+static int render(struct generator *g, const struct turns *t, struct buf *text, struct err *e)
+{
+    if (!g->chat && chat_template_open(&g->chat, g->dir, e) < 0)
+        return -1;
+    struct buf messages = BUF_INIT;
+    put_messages(t, &messages);
+    int rc = chat_template_render_json(g->chat, messages.s, NULL, true, tokenizer_bos_token(g->tokenizer),
+                                       tokenizer_eos_token(g->tokenizer), text, e);
+    buf_release(&messages);
+    return rc;
+}
+
+static bool is_raw(const struct prompt_spec *spec)
+{
+    return spec->format == PROMPT_RAW && !spec->data;
+}
+
+int generator_prompt(struct generator *g, const struct prompt_spec *spec, const struct prompt_question *q, double ratio,
+                     struct buf *text, struct err *e)
+{
+    struct turns t = { NULL, 0, 0 };
+    int rc = prompt_turns(spec, q, ratio, &t, e);
+    if (rc == 0 && is_raw(spec))
+        buf_puts(text, t.v[0].text);
+    else if (rc == 0)
+        rc = render(g, &t, text, e);
+    if (rc == 0)
+        rc = prompt_finish(spec, &t, text, e);
+    turns_release(&t);
+    return rc;
+}
+
+int generator_submit(struct generator *g, const struct prompt_spec *spec, const struct prompt_question *q, double ratio,
+                     int first, int n, uint64_t seed, void *user, struct err *e)
+{
+    buf_reset(&g->prompt);
+    if (generator_prompt(g, spec, q, ratio, &g->prompt, e) < 0)
+        return -1;
+    /* a template writes its own BOS */
+    unsigned flags = is_raw(spec) ? TOK_SPECIALS : 0;
+    if (tokenizer_encode(g->tokenizer, g->prompt.s ? g->prompt.s : "", g->prompt.len, flags, &g->tokens, e) < 0)
+        return -1;
+    struct gen_request r = { .prompt = g->tokens.id,
+                             .n_prompt = (int)g->tokens.n,
+                             .n_samples = n,
+                             .first_sample = first,
+                             .seed = seed,
+                             .source_id = q->source_id,
+                             .user = user,
+                             .params = &g->params };
+    return engine_submit(g->engine, &r, e);
+}
+
+bool generator_thinking(const struct generator *g)
+{
+    static const char end[] = "<think>\n";
+    size_t n = sizeof end - 1;
+    return g->prompt.len >= n && memcmp(g->prompt.s + g->prompt.len - n, end, n) == 0;
+}
+
+int generator_next(struct generator *g, struct generated *out, struct err *e)
+{
+    struct gen_result r;
+    int rc = engine_next(g->engine, &r, e);
+    if (rc <= 0)
+        return rc;
+    out->user = r.user;
+    out->sample = r.sample_index;
+    out->tokens = r.n + (r.stop_id >= 0);
+    out->truncated = r.finish == GEN_LENGTH;
+    buf_reset(&out->text);
+    if (r.text)
+        buf_puts(&out->text, r.text);
+    else if (tokenizer_decode(g->tokenizer, r.ids, (size_t)r.n, true, &out->text, e) < 0)
+        rc = -1;
+    gen_result_release(&r);
+    return rc;
+}
+
+void generated_release(struct generated *out)
+{
+    buf_release(&out->text);
+}
+
+int64_t generator_waiting(const struct generator *g)
+{
+    return engine_stats(g->engine).waiting;
+}
+
+struct engine_stats generator_stats(const struct generator *g)
+{
+    return engine_stats(g->engine);
+}
+
+int generator_count(struct generator *g, const char *text, size_t n, int64_t *out, struct err *e)
+{
+    if (tokenizer_encode(g->tokenizer, text, n, 0, &g->tokens, e) < 0)
+        return -1;
+    *out = (int64_t)g->tokens.n;
+    return 0;
+}

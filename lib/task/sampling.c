@@ -1,0 +1,461 @@
+/* sampling.c - see sampling.h. */
+#include "task/sampling.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "io/shard.h"
+#include "task/feed.h"
+
+struct item {
+    struct question q;
+    struct hash128 hash; /* of its line */
+    char *where;
+};
+
+/* Samples first .. first+n-1 of an item at one ratio that are not there yet. */
+struct gap {
+    struct item *item;
+    int output, first, n;
+    bool thinking; /* its prompt ends in an open thinking block */
+};
+
+struct work {
+    struct sampling *s;
+    struct stage *st;
+    sampling_row_fn *row;
+    void *arg;
+    bool grade;
+    struct gap *gap;
+    size_t ngaps, cap, submitted;
+    int64_t total, done;
+    double start;
+    struct judgement verdict;
+    struct buf line;
+};
+
+/* ---- options ---- */
+
+int sampling_size(const char *text, int64_t *bytes, struct err *e)
+{
+    static const char unit[] = "KMGT";
+    char *end;
+    *bytes = 0;
+    if (!text)
+        return 0;
+    double v = strtod(text, &end);
+    const char *u = *end ? strchr(unit, *end) : NULL;
+    if (u)
+        end++;
+    for (; u && u >= unit; u--)
+        v *= 1024;
+    if (end == text || *end || strspn(text, "0123456789.") == 0 || !(v >= 1 && v < 9e18))
+        return err_set(e, "--kv-memory %s: expected a size such as 512M or 2G", text);
+    *bytes = (int64_t)v;
+    return 0;
+}
+
+int sampling_check(const struct sampling_options *o, struct err *e)
+{
+    int64_t bytes;
+    struct shard shard;
+    if (sampling_size(o->kv_memory, &bytes, e) < 0 || shard_parse(&shard, o->shard, e) < 0)
+        return -1;
+    if (o->few_shot && o->prompt_data)
+        return err_set(e, "--few-shot and --prompt-data are two ways to show examples: give one");
+    if (o->few_shot && strcmp(o->format, "raw") == 0)
+        return err_set(e, "--few-shot needs a chat: --prompt-format raw is the question alone");
+    if (o->layout && !o->prompt_data)
+        return err_set(e, "--prompt-layout says where the examples of --prompt-data stand: give that too");
+    if (o->suppress && strcmp(o->format, "raw") == 0 && !o->prompt_data)
+        return err_set(e, "--suppress-thinking needs a chat: --prompt-format raw is the question alone");
+    if (o->stop.n > GEN_STOP_STRINGS)
+        return err_set(e, "--stop: at most %d texts", GEN_STOP_STRINGS);
+    for (size_t i = 0; i < o->stop.n; i++)
+        if (!*o->stop.v[i])
+            return err_set(e, "--stop: the text is empty");
+    return 0;
+}
+
+/* ---- before the stage: names become files, files become fingerprints ---- */
+
+static int open_prompt(struct sampling *s, struct err *e)
+{
+    const struct sampling_options *o = s->o;
+    struct prompt_spec *p = &s->spec;
+    p->format = prompt_format_of(o->format);
+    p->seed = (uint64_t)s->run.seed;
+    p->suppress = o->suppress;
+    p->compat = o->compat;
+    p->delimiter = prompt_delimiter(o->family); /* auto: known when the model is open */
+    p->open_think = strcmp(o->think, "append") == 0 && (p->format == PROMPT_TOKENSKIP || o->prompt_data);
+    if (o->few_shot) {
+        if (exemplars_open(&s->shots, o->few_shot, e) < 0)
+            return -1;
+        p->shots = &s->shots;
+        p->num_shots = (size_t)o->num_few_shot;
+    }
+    if (o->prompt_data) {
+        s->data_path = prompt_data_find(o->prompt_data, e);
+        if (!s->data_path || prompt_data_open(&s->data, s->data_path, e) < 0)
+            return -1;
+        p->data = &s->data;
+        p->num_shots = (size_t)o->num_few_shot;
+        p->layout = o->layout ? (enum prompt_layout)prompt_layout_of(o->layout) : s->data.layout;
+    }
+    return 0;
+}
+
+static int open_input(struct sampling *s, struct err *e)
+{
+    const char *set = s->o->benchmark;
+    if (!set && s->ninputs == 0 && isatty(0))
+        set = "arith";
+    if (!set)
+        return 0;
+    if (s->ninputs)
+        return err_set(e, "--benchmark %s brings its own questions, %s has others", set, s->inputs[0]);
+    s->feed = feed_dataset(set, s->o->split, e);
+    if (!s->feed)
+        return -1;
+    s->inputs = (const char *const *)&s->feed;
+    s->ninputs = 1;
+    return 0;
+}
+
+int sampling_open(struct sampling *s, const struct sampling_options *o, const struct sampling_run_options *run,
+                  const char *const *inputs, int ninputs, struct err *e)
+{
+    *s = (struct sampling){ .o = o, .run = *run, .inputs = inputs, .ninputs = ninputs, .ratio = { 1 }, .nratios = 1 };
+    if (model_locate(&s->model, "--model", o->model, "MODEL", "embedded:reasoner", e) < 0 || open_prompt(s, e) < 0)
+        return -1;
+    s->template_path = path_join(s->model.dir, "chat_template.jinja");
+    return open_input(s, e);
+}
+
+void sampling_stage(struct sampling *s, struct stage_spec *spec)
+{
+    s->sides[0] = (struct stage_side){ "few-shot", s->o->few_shot };
+    s->sides[1] = (struct stage_side){ "prompt-data", s->data_path };
+    s->sides[2] = (struct stage_side){ "chat-template", file_exists(s->template_path) ? s->template_path : NULL };
+    s->stage_model = (struct stage_model){ "model", s->model.name, s->model.fingerprint };
+    spec->numerics = device_numerics(s->run.device);
+    spec->inputs = s->inputs;
+    spec->ninputs = s->ninputs;
+    spec->sides = s->sides;
+    spec->nsides = 3;
+    spec->models = &s->stage_model;
+    spec->nmodels = 1;
+}
+
+static void close_items(struct sampling *s)
+{
+    for (size_t i = 0; i < s->nitems; i++) {
+        question_release(&s->item[i].q);
+        free(s->item[i].where);
+    }
+    free(s->item);
+}
+
+void sampling_close(struct sampling *s)
+{
+    close_items(s);
+    generator_close(s->generator);
+    judge_close(s->judge);
+    exemplars_close(&s->shots);
+    prompt_data_close(&s->data);
+    if (s->feed)
+        unlink(s->feed);
+    free(s->feed);
+    model_place_release(&s->model);
+    free(s->data_path);
+    free(s->template_path);
+    *s = (struct sampling){ 0 };
+}
+
+/* ---- questions ---- */
+
+static int read_item(struct item *it, const struct rec *r, struct err *e)
+{
+    *it = (struct item){ .hash = hash_bytes(r->line, r->len) };
+    if (question_read(&it->q, r, e) < 0)
+        return -1;
+    if (!it->q.question.len || memchr(it->q.question.s, 0, it->q.question.len))
+        return err_set(e, "%s: the question is empty or holds a NUL character", r->where);
+    if (!it->q.source_id.len || memchr(it->q.source_id.s, 0, it->q.source_id.len))
+        return err_set(e, "%s: source_id is empty or holds a NUL character", r->where);
+    it->where = xstrdup(r->where);
+    buf_puts(&it->q.benchmark, "");
+    buf_puts(&it->q.gold, "");
+    return 0;
+}
+
+static int read_items(struct sampling *s, struct rec_reader *in, struct err *e)
+{
+    struct rec r;
+    size_t cap = 0;
+    int rc = 1;
+    while ((s->o->limit < 0 || s->nitems < (size_t)s->o->limit) && (rc = rec_read(in, &r, e)) != 0) {
+        if (rc == -1)
+            return -1;
+        if (s->nitems == cap) {
+            cap = cap ? 2 * cap : 256;
+            s->item = xreallocarray(s->item, cap, sizeof *s->item);
+        }
+        struct item *it = &s->item[s->nitems];
+        if (rc != REC_BAD && read_item(it, &r, e) == 0) {
+            s->nitems++;
+            continue;
+        }
+        if (rc != REC_BAD)
+            question_release(&it->q);
+        if (!s->run.keep_going)
+            return -1;
+        log_warn("%s", e->msg);
+        s->counts.rejected++;
+    }
+    return 0;
+}
+
+/* Only this shard's questions stay. */
+static int cut_shard(struct sampling *s, struct err *e)
+{
+    struct shard shard;
+    uint64_t from, to;
+    if (shard_parse(&shard, s->o->shard, e) < 0)
+        return -1;
+    shard_range(&shard, s->nitems, &from, &to);
+    struct item *kept = xcalloc((size_t)(to - from) + 1, sizeof *kept);
+    memcpy(kept, s->item + from, (size_t)(to - from) * sizeof *kept);
+    for (size_t i = (size_t)from; i < to; i++)
+        s->item[i] = (struct item){ .where = NULL };
+    close_items(s);
+    s->item = kept;
+    s->nitems = (size_t)(to - from);
+    return 0;
+}
+
+/* ---- what is missing ---- */
+
+static uint64_t unit_of(const struct sampling *s, const struct item *it, int sample)
+{
+    return s->first_unit + (uint64_t)(it - s->item) * (uint64_t)s->o->num_samples + (uint64_t)sample;
+}
+
+static void add_missing(struct work *w, struct item *it, int output, int sample)
+{
+    struct gap *last = w->ngaps ? &w->gap[w->ngaps - 1] : NULL;
+    w->total++;
+    if (last && last->item == it && last->output == output && last->first + last->n == sample) {
+        last->n++;
+        return;
+    }
+    if (w->ngaps == w->cap) {
+        w->cap = w->cap ? 2 * w->cap : 256;
+        w->gap = xreallocarray(w->gap, w->cap, sizeof *w->gap);
+    }
+    w->gap[w->ngaps++] = (struct gap){ it, output, sample, 1, false };
+}
+
+static void find_gaps(struct work *w)
+{
+    struct sampling *s = w->s;
+    for (size_t i = 0; i < s->nitems; i++)
+        for (int r = 0; r < s->nratios; r++)
+            for (int k = 0; k < s->o->num_samples; k++)
+                if (!stage_have(w->st, r, unit_of(s, &s->item[i], k), s->item[i].hash))
+                    add_missing(w, &s->item[i], r, k);
+    s->counts.questions = (int64_t)s->nitems;
+    s->counts.samples = (int64_t)s->nitems * s->o->num_samples * s->nratios;
+    s->counts.resumed = s->counts.samples - w->total;
+}
+
+/* ---- the loop ---- */
+
+static int open_generator(struct sampling *s, struct err *e)
+{
+    const struct sampling_options *o = s->o;
+    struct generator_options go = {
+        .model = s->model.dir, .device = s->run.device, .threads = (int)s->run.threads, .batch = (int)o->batch
+    };
+    if (sampling_size(o->kv_memory, &go.kv_memory, e) < 0 || generator_open(&s->generator, &go, e) < 0)
+        return -1;
+    struct gen_params *p = generator_params(s->generator);
+    p->temperature = (float)o->temperature;
+    p->top_p = (float)o->top_p;
+    p->min_p = (float)o->min_p;
+    p->top_k = (int)o->top_k;
+    p->presence = (float)o->presence;
+    p->frequency = (float)o->frequency;
+    p->repetition = (float)o->repetition;
+    p->max_new = (int)o->max_tokens;
+    p->n_stop_strings = (int)o->stop.n;
+    for (size_t i = 0; i < o->stop.n; i++)
+        p->stop_strings[i] = o->stop.v[i];
+    s->spec.delimiter = prompt_delimiter(strcmp(o->family, "auto") == 0 ? generator_family(s->generator) : o->family);
+    return judge_open(&s->judge, e);
+}
+
+/* A question that cannot be sampled: its units are empty. */
+static int reject(struct work *w, const struct gap *g, struct err *e)
+{
+    err_prefix(e, "%s", g->item->where);
+    if (!w->s->run.keep_going)
+        return -1;
+    log_warn("%s", e->msg);
+    w->s->counts.rejected++;
+    for (int k = 0; k < g->n; k++, w->done++)
+        if (stage_put(w->st, g->output, unit_of(w->s, g->item, g->first + k), g->item->hash, "", 0, e) < 0)
+            return -1;
+    return 0;
+}
+
+static int submit_more(struct work *w, struct err *e)
+{
+    struct sampling *s = w->s;
+    int64_t window = 4 * s->o->batch > 64 ? 4 * s->o->batch : 64;
+    while (w->submitted < w->ngaps && generator_waiting(s->generator) < window) {
+        struct gap *g = &w->gap[w->submitted++];
+        struct prompt_question q = { g->item->q.benchmark.s, g->item->q.source_id.s, g->item->q.question.s };
+        if (generator_submit(s->generator, &s->spec, &q, s->ratio[g->output], g->first, g->n, (uint64_t)s->run.seed, g,
+                             e) < 0 &&
+            reject(w, g, e) < 0)
+            return -1;
+        g->thinking = generator_thinking(s->generator);
+    }
+    return 0;
+}
+
+static int count_tokens(struct sampling *s, struct sample *x, struct err *e)
+{
+    struct view before = think_before_end(x->g->text.s ? x->g->text.s : "", x->g->text.len);
+    x->before_end_tokens = s->o->suppress ? 0 : x->g->tokens;
+    if (before.s && !s->o->suppress && generator_count(s->generator, before.s, before.n, &x->before_end_tokens, e) < 0)
+        return -1;
+    return x->parts.reasoning.s
+               ? generator_count(s->generator, x->parts.reasoning.s, x->parts.reasoning.n, &x->think_tokens, e)
+               : 0;
+}
+
+static void count_sample(struct sampling_counts *c, const struct sample *x)
+{
+    c->tokens += x->g->tokens;
+    c->truncated += x->g->truncated;
+    c->correct += x->graded && x->verdict->correct;
+    c->unanswered += x->graded && !x->verdict->answered;
+}
+
+/* The row of one finished sample goes to its place. */
+static int finish(struct work *w, const struct generated *g, struct err *e)
+{
+    struct sampling *s = w->s;
+    const struct gap *gap = g->user;
+    const struct question *q = &gap->item->q;
+    struct sample x = { .q = q, .output = gap->output, .index = g->sample, .ratio = s->ratio[gap->output], .g = g };
+    x.text = view_trim(g->text.s ? g->text.s : "", g->text.len);
+    x.parts = think_split(x.text.s, x.text.n);
+    x.graded = w->grade;
+    x.verdict = &w->verdict;
+    struct response r = {
+        q->benchmark.s, q->gold.s, q->gold.len, s->spec.format, x.parts, g->truncated, gap->thinking
+    };
+    if (count_tokens(s, &x, e) < 0 || (x.graded && judge_response(s->judge, &r, &w->verdict, e) < 0))
+        return -1;
+    buf_reset(&w->line);
+    if (w->row(w->arg, s, &x, &w->line, e) < 0)
+        return -1;
+    count_sample(&s->counts, &x);
+    w->done++;
+    return stage_put(w->st, gap->output, unit_of(s, gap->item, g->sample), gap->item->hash, w->line.s, w->line.len, e);
+}
+
+static double tokens_per_second(const struct work *w)
+{
+    double t = log_seconds() - w->start;
+    return t > 0 ? (double)w->s->counts.tokens / t : 0;
+}
+
+static void show_progress(const struct work *w)
+{
+    char extra[64];
+    snprintf(extra, sizeof extra, "%.0f tokens/s", tokens_per_second(w));
+    progress_at((uint64_t)w->done, extra);
+}
+
+static int loop(struct work *w, struct err *e)
+{
+    struct generated g = { .user = w->gap };
+    int rc = 1;
+    while (rc > 0) {
+        if (stage_interrupted())
+            rc = stage_stopped(w->st, e);
+        else if (submit_more(w, e) < 0)
+            rc = -1;
+        else
+            rc = generator_next(w->s->generator, &g, e);
+        if (rc > 0 && finish(w, &g, e) < 0)
+            rc = -1;
+        show_progress(w);
+    }
+    generated_release(&g);
+    return rc;
+}
+
+static void say_memory(const struct work *w)
+{
+    struct engine_stats st = generator_stats(w->s->generator);
+    log_info("%lld tokens in %.1f s, %.0f tokens/s; keys and values took %.1f of %.1f MiB",
+             (long long)w->s->counts.tokens, log_seconds() - w->start, tokens_per_second(w),
+             (double)st.kv_peak / 1048576, (double)st.kv_limit / 1048576);
+}
+
+int sampling_run(struct sampling *s, struct stage *st, bool grade, sampling_row_fn *row, void *arg, struct err *e)
+{
+    struct work w = { .s = s, .st = st, .row = row, .arg = arg, .grade = grade };
+    if (read_items(s, stage_input(st), e) < 0 || cut_shard(s, e) < 0)
+        return -1;
+    if (s->nitems == 0)
+        log_warn("there is no question in the input");
+    else if (exemplars_check(&s->shots, s->item[0].q.benchmark.s, e) < 0)
+        return err_prefix(e, "%s", s->o->few_shot);
+    find_gaps(&w);
+    int rc = 0;
+    if (w.ngaps) {
+        rc = open_generator(s, e);
+        w.start = log_seconds();
+        progress_begin("sampled", (uint64_t)w.total, "sequences");
+        if (rc == 0)
+            rc = loop(&w, e);
+        progress_end();
+        if (rc == 0)
+            say_memory(&w);
+    }
+    judgement_release(&w.verdict);
+    buf_release(&w.line);
+    free(w.gap);
+    return rc;
+}
+
+int sampling_commit(struct sampling *s, struct stage *st, struct err *e)
+{
+    const struct sampling_counts *c = &s->counts;
+    struct buf b = BUF_INIT;
+    buf_printf(&b, "{\"questions\": %lld, \"samples\": %lld, \"rejected\": %lld}", (long long)c->questions,
+               (long long)c->samples / s->nratios, (long long)c->rejected);
+    int rc = stage_commit(st, b.s, e);
+    buf_release(&b);
+    if (rc < 0)
+        return rc;
+    log_info(
+        "%lld questions, %lld samples (%lld of an earlier run); of the new ones %lld correct, %lld truncated, %lld "
+        "unanswered",
+        (long long)c->questions, (long long)c->samples, (long long)c->resumed, (long long)c->correct,
+        (long long)c->truncated, (long long)c->unanswered);
+    return 0;
+}
