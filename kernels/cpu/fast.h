@@ -12,13 +12,16 @@
 enum { TILE_ROWS = 6, TILE_WIDTHS = 4 };
 
 /* Runs `rows` x (panels * PANEL) chains over k = 0 .. kn-1: acc[r * panels * PANEL + c] starts from 0 (first) or from
- * what an earlier call left, which continues the same chain. w points at the first panel's k = 0 of this call. */
+ * what an earlier call left, which continues the same chain. w points at the first panel's k = 0 of this call; memory
+ * `ahead` bytes behind what is read is asked for meanwhile. */
 typedef void gemm_tile(int64_t kn, const float *x, int64_t ldx, const char *w, size_t panel_bytes, float *acc,
-                       bool first);
+                       bool first, size_t ahead);
 
 /* [height][log2 of the panels taken at once]. widest: enough chains in flight to hide the latency of an addition, no
  * more than there are registers. A height has every width that a greater height has. */
 struct gemm_isa {
+    /* k rows of one bf16 panel as floats, for many tiles to share; NULL: widening on the way costs nothing here */
+    void (*widen)(float *to, const char *from, int64_t kn);
     int max_rows;
     int widest[TILE_ROWS + 1];
     gemm_tile *f32[TILE_ROWS + 1][TILE_WIDTHS], *bf16[TILE_ROWS + 1][TILE_WIDTHS];

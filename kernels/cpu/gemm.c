@@ -11,6 +11,8 @@ enum {
     K_BLOCK = 384,          /* so much of a panel stays in L1 while rows pass over it */
     ROWS_BYTES = 256 << 10, /* of x in L2 */
     SERIAL_MACS = 100000,   /* less is done before another thread wakes */
+    STREAM_AHEAD = 2048,    /* bytes, where a panel is read once */
+    WIDEN_TILES = 5,        /* fewer tiles do not pay for a widened copy */
     PIECE_MACS = 40000,
     ACC_ROWS = 192, /* rows of a block: their accumulators wait in scratch while K is cut */
 };
@@ -59,21 +61,34 @@ static void put(const struct gemm *g, const float *acc, int64_t row, int64_t row
     }
 }
 
-/* Tiles t0 .. t1-1 against 1 << width panels. While K is cut the accumulators of all these tiles wait in acc. */
-static void strip(const struct gemm *g, int64_t t0, int64_t t1, int64_t panel, int width, float *acc)
+/* What a thread's scratch holds. */
+struct room {
+    float acc[(ACC_ROWS + TILE_ROWS) * (PANEL << (TILE_WIDTHS - 1))];
+    float wide[K_WHOLE * PANEL];
+};
+
+/* Tiles t0 .. t1-1 against 1 << width panels. While K is cut the accumulators of all these tiles wait in acc. A bf16
+ * panel that several tiles pass over is widened once. */
+static void strip(const struct gemm *g, int64_t t0, int64_t t1, int64_t panel, int width, struct room *room)
 {
     const struct weight *w = g->w;
     const char *packed = (const char *)w->packed + (size_t)panel * w->panel_bytes;
     int64_t row0 = tile_begin(g, t0);
     int cols = PANEL << width;
+    bool widen = w->packed_bf16 && g->isa->widen && t1 - t0 >= WIDEN_TILES && width == 0;
     for (int64_t k0 = 0; k0 < g->k; k0 += g->k_block) {
         int64_t kn = min64(g->k - k0, g->k_block);
         const char *wk = packed + (size_t)k0 * PANEL * (w->packed_bf16 ? 2 : 4);
+        if (widen) {
+            g->isa->widen(room->wide, wk, kn);
+            wk = (const char *)room->wide;
+        }
         for (int64_t t = t0; t < t1; t++) {
             int64_t row = tile_begin(g, t), height = tile_begin(g, t + 1) - row;
-            float *to = g->k_block < g->k ? acc + (row - row0) * cols : acc;
-            gemm_tile *run = w->packed_bf16 ? g->isa->bf16[height][width] : g->isa->f32[height][width];
-            run(kn, g->x + row * g->k + k0, g->k, wk, w->panel_bytes, to, k0 == 0);
+            float *to = g->k_block < g->k ? room->acc + (row - row0) * cols : room->acc;
+            gemm_tile *run = w->packed_bf16 && !widen ? g->isa->bf16[height][width] : g->isa->f32[height][width];
+            size_t ahead = t1 - t0 == 1 ? STREAM_AHEAD : t == t1 - 1 && !widen ? (size_t)w->panel_bytes << width : 0;
+            run(kn, g->x + row * g->k + k0, g->k, wk, w->panel_bytes, to, k0 == 0, ahead);
             if (k0 + kn == g->k)
                 put(g, to, row, height, panel * PANEL, cols);
         }
@@ -147,7 +162,7 @@ void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct
     g.panels = ceil_div(g.n, PANEL);
     int64_t pieces = plan(&g);
     for (int t = 0; t < c->threads; t++)
-        if (!cpu_scratch(c, t, (ACC_ROWS + TILE_ROWS) * (PANEL << (TILE_WIDTHS - 1)) * sizeof(float), "product"))
+        if (!cpu_scratch(c, t, sizeof(struct room), "product"))
             return;
     pool_run(g.rows * g.k * g.n < SERIAL_MACS ? NULL : c->pool, (int)pieces, piece, &g);
 }

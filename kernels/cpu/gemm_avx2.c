@@ -27,7 +27,13 @@ TILE(4, 1)
 TILE(5, 1)
 TILE(6, 1)
 
+static void widen(float *to, const char *from, int64_t kn)
+{
+    widen_panel(to, from, kn);
+}
+
 const struct gemm_isa gemm_avx2 = {
+    .widen = widen,
     .max_rows = 6,
     .widest = { 0, 2, 1, 1, 0, 0, 0 },
     .f32 = {

@@ -22,7 +22,13 @@ enum { VN = 4, NV_MAX = 4 };
 TILE(1, 1)
 TILE(2, 1)
 
+static void widen(float *to, const char *from, int64_t kn)
+{
+    widen_panel(to, from, kn);
+}
+
 const struct gemm_isa gemm_base = {
+    .widen = widen,
     .max_rows = 2,
     .widest = { 0, 0, 0 },
     .f32 = {

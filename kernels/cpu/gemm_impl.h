@@ -20,9 +20,17 @@ static inline __attribute__((always_inline)) void one_k(const int mr, const int 
     }
 }
 
+/* Asks for the line of each panel that will be needed `ahead` bytes later. */
+static inline __attribute__((always_inline)) void fetch(const int np, const char *w, size_t panel_bytes)
+{
+#pragma GCC unroll 8
+    for (int p = 0; p < np; p++)
+        __builtin_prefetch(w + (size_t)p * panel_bytes);
+}
+
 static inline __attribute__((always_inline)) void tile(const int mr, const int np, const bool bf16, int64_t kn,
                                                        const float *x, int64_t ldx, const char *w, size_t panel_bytes,
-                                                       float *acc, bool first)
+                                                       float *acc, bool first, size_t ahead)
 {
     const int nv = np * VP;
     V c[TILE_ROWS][NV_MAX], b[NV_MAX];
@@ -34,6 +42,8 @@ static inline __attribute__((always_inline)) void tile(const int mr, const int n
     if (bf16) {
         int64_t k = 0;
         for (; k + 1 < kn; k += 2, w += PANEL * 4) {
+            if (ahead)
+                fetch(np, w + ahead, panel_bytes);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j++)
                 b[j] = V_LOW(w + (size_t)(j / VP) * panel_bytes + (size_t)(j % VP) * VN * 4);
@@ -52,6 +62,8 @@ static inline __attribute__((always_inline)) void tile(const int mr, const int n
     } else {
 #pragma GCC unroll 2
         for (int64_t k = 0; k < kn; k++, w += PANEL * 4) {
+            if (ahead)
+                fetch(np, w + ahead, panel_bytes);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j++)
                 b[j] = V_LOAD((const float *)(const void *)(w + (size_t)(j / VP) * panel_bytes) + j % VP * VN);
@@ -65,14 +77,24 @@ static inline __attribute__((always_inline)) void tile(const int mr, const int n
             V_STORE(acc + r * np * PANEL + j * VN, c[r][j]);
 }
 
+/* kn rows of a bf16 panel as floats. */
+static inline __attribute__((always_inline)) void widen_panel(float *to, const char *from, int64_t kn)
+{
+    for (int64_t k = 0; k < kn; k += 2, from += PANEL * 4, to += 2 * PANEL) /* an odd kn writes one row of zeros more */
+        for (int j = 0; j < VP; j++) {
+            V_STORE(to + j * VN, V_LOW(from + j * VN * 4));
+            V_STORE(to + PANEL + j * VN, V_HIGH(from + j * VN * 4));
+        }
+}
+
 #define TILE(mr, np)                                                                                                   \
     static void f32_##mr##x##np(int64_t kn, const float *x, int64_t ldx, const char *w, size_t panel_bytes,            \
-                                float *acc, bool first)                                                                \
+                                float *acc, bool first, size_t ahead)                                                  \
     {                                                                                                                  \
-        tile(mr, np, false, kn, x, ldx, w, panel_bytes, acc, first);                                                   \
+        tile(mr, np, false, kn, x, ldx, w, panel_bytes, acc, first, ahead);                                            \
     }                                                                                                                  \
     static void bf16_##mr##x##np(int64_t kn, const float *x, int64_t ldx, const char *w, size_t panel_bytes,           \
-                                 float *acc, bool first)                                                               \
+                                 float *acc, bool first, size_t ahead)                                                 \
     {                                                                                                                  \
-        tile(mr, np, true, kn, x, ldx, w, panel_bytes, acc, first);                                                    \
+        tile(mr, np, true, kn, x, ldx, w, panel_bytes, acc, first, ahead);                                             \
     }

@@ -207,7 +207,7 @@ static struct item find_cut(struct row *r, int64_t items, double mass, double *t
 static void cut_off(struct row *r, struct item cut)
 {
     for (int32_t i = 0; i < r->vocab; i++) {
-        bool keep = r->z[i] > cut.z || (r->z[i] == cut.z && i <= cut.id);
+        bool keep = r->z[i] > cut.z || (i <= cut.id && r->z[i] == cut.z);
         r->w[i] = keep ? r->w[i] : 0;
     }
 }

@@ -9,6 +9,7 @@
 
 typedef float v8 __attribute__((vector_size(32)));
 typedef int32_t i8 __attribute__((vector_size(32)));
+typedef uint32_t u8 __attribute__((vector_size(32)));
 typedef float v8u __attribute__((vector_size(32), aligned(4), may_alias));
 typedef double d4 __attribute__((vector_size(32)));
 typedef float v4 __attribute__((vector_size(16)));
@@ -84,7 +85,7 @@ INLINE v8 sums8(const v8 a[8])
     __m256 y = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
     return _mm256_permute2f128_ps(x, y, 0x20) + _mm256_permute2f128_ps(x, y, 0x31);
 #else
-    v8 s = splat(0);
+    v8 s = { 0 };
     for (int i = 0; i < 8; i++)
         s[i] = sum8(a[i]);
     return s;
@@ -115,7 +116,7 @@ INLINE v8 exp8(v8 x)
     p = fma8(p, r, splat(1.6666665459e-1f));
     p = fma8(p, r, splat(5.0000001201e-1f));
     p = fma8(p, r * r, r) + splat(1);
-    v8 y = (v8)((i8)p + ((i8)t << 23)); /* times 2^n; the magic's own bits leave at the top */
+    v8 y = (v8)((u8)p + ((u8)t << 23)); /* times 2^n; the magic's own bits leave at the top */
     y = select8(x < splat(-87.33f), splat(0), y);
     y = select8(x > splat(88.72283f), splat(INFINITY), y);
     return select8(x == x, y, x); /* NaN stays */
