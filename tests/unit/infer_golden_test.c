@@ -65,7 +65,7 @@ enum { MIXED = 9 };
 static void mixed_requests(const struct greedy_case *c, const struct model_config *config, struct gen_params *p,
                            struct gen_request *q)
 {
-    static char name[MIXED][8];
+    static char name[MIXED][16];
     for (int i = 0; i < MIXED; i++) {
         gen_params_init(&p[i], config);
         p[i].temperature = i % 4 ? 0.6f + 0.1f * (float)i : 0;
