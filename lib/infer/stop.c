@@ -6,29 +6,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "infer/impl.h"
-#if __has_include("text/tokenizer.h")
 #include "text/tokenizer.h"
-#else /* until lib/text has it: none opens */
-struct tok_stream;
-#define LATER __attribute__((weak))
-int tok_stream_open(struct tok_stream **out, const struct tokenizer *t, bool skip_special, struct err *e) LATER;
-int tok_stream_put(struct tok_stream *s, int32_t id, struct buf *out, struct err *e) LATER;
-void tok_stream_close(struct tok_stream *s) LATER;
-int tok_stream_open(struct tok_stream **out, const struct tokenizer *t, bool skip_special, struct err *e)
-{
-    (void)out, (void)t, (void)skip_special;
-    return err_set(e, "stop strings come with lib/text");
-}
-int tok_stream_put(struct tok_stream *s, int32_t id, struct buf *out, struct err *e)
-{
-    (void)s, (void)id, (void)out;
-    return err_set(e, "stop strings come with lib/text");
-}
-void tok_stream_close(struct tok_stream *s)
-{
-    (void)s;
-}
-#endif
 
 struct stop_scan {
     struct tok_stream *stream; /* owned */

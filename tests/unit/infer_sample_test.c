@@ -1,4 +1,4 @@
-/* What is drawn: frequencies against the softmax, ranges of two phases, penalties; and that decoding
+/* What is drawn: frequencies against the softmax, ranges of two phases, penalties, stop strings; and that decoding
  * allocates nothing. */
 #include "test.h"
 
@@ -6,6 +6,7 @@
 
 #include "infer_util.h"
 #include "random_model.h"
+#include "text/tokenizer.h"
 
 static struct err e;
 
@@ -343,6 +344,66 @@ static void test_penalties(void **state)
     close_opened(&m);
 }
 
+/* ---- stop strings ---- */
+
+static void check_stop_string(struct model *m, const struct tokenizer *t, const struct greedy_case *c, const char *text,
+                              size_t from, size_t n)
+{
+    char *stop = xstrndup(text + from, n);
+    struct gen_params p;
+    struct gen_result *r;
+    gen_params_init(&p, model_config(m));
+    p.n_stop = 0;
+    p.max_new = c->n_out;
+    p.n_stop_strings = 2;
+    p.stop_strings[0] = "this is nowhere in the text";
+    p.stop_strings[1] = stop;
+    struct gen_request q = { c->prompt, c->n_prompt, 1, 0, 1, "strings", NULL, &p };
+    run_all(m, &(struct engine_options){ .tokenizer = t, .read_delay = (int)(from % 3) }, &q, 1, &r);
+    size_t first = (size_t)(strstr(text, stop) - text);
+    assert_int_equal(r->stop_string, 1);
+    assert_int_equal(r->finish, GEN_STOP);
+    assert_int_equal(strlen(r->text), first);
+    assert_memory_equal(r->text, text, first);
+    assert_true(r->n <= c->n_out);
+    assert_memory_equal(r->ids, c->out, (size_t)r->n * sizeof(int32_t));
+    release_all(&q, 1, &r);
+    free(stop);
+}
+
+/* Every stretch of 1 to 9 ASCII letters of the greedy text, wherever it lies in the tokens. */
+static void test_stop_strings(void **state)
+{
+    (void)state;
+    static const char *const models[] = { "qwen3", "phi3" };
+    for (int k = 0; k < 2; k++) {
+        struct greedy_case c[MOST_CASES];
+        struct tokenizer *t;
+        struct buf text = BUF_INIT;
+        char dir[256];
+        int checked = 0;
+        greedy_load(models[k], c);
+        snprintf(dir, sizeof dir, "tests/golden/models/%s", models[k]);
+        struct opened m = open_golden("cpu", models[k], 1);
+        assert_ok(tokenizer_open(&t, dir, &e));
+        assert_ok(tokenizer_decode(t, c[1].out, (size_t)c[1].n_out, true, &text, &e));
+        for (size_t from = 0; from < text.len; from++)
+            for (size_t n = 1; n <= 9 && from + n + 4 < text.len; n += 2) {
+                bool ascii = true;
+                for (size_t i = from; i < from + n; i++)
+                    ascii &= text.s[i] > ' ' && text.s[i] < 127;
+                if (!ascii)
+                    continue;
+                check_stop_string(m.m, t, &c[1], text.s, from, n);
+                checked++;
+            }
+        assert_true(checked > 20);
+        buf_release(&text);
+        tokenizer_close(t);
+        close_opened(&m);
+    }
+}
+
 /* ---- no allocation while decoding ---- */
 
 static void test_no_allocation(void **state)
@@ -381,10 +442,8 @@ static void test_no_allocation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_phases),
-        cmocka_unit_test(test_penalties),
-        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_frequencies),  cmocka_unit_test(test_phases),        cmocka_unit_test(test_penalties),
+        cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_no_allocation),
     };
     return cmocka_run_group_tests_name("infer_sample", tests, NULL, NULL);
 }
