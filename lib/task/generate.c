@@ -20,6 +20,7 @@ struct generator {
     struct gen_params params;
     struct tokens tokens;
     struct buf prompt;
+    size_t rendered; /* bytes of the last prompt that came from the template */
     char *dir;
 };
 
@@ -107,6 +108,7 @@ int generator_prompt(struct generator *g, const struct prompt_spec *spec, const 
         buf_puts(text, t.v[0].text);
     else if (rc == 0)
         rc = render(g, &t, text, e);
+    g->rendered = text->len;
     if (rc == 0)
         rc = prompt_finish(spec, &t, text, e);
     turns_release(&t);
@@ -139,6 +141,11 @@ bool generator_thinking(const struct generator *g)
     static const char end[] = "<think>\n";
     size_t n = sizeof end - 1;
     return g->prompt.len >= n && memcmp(g->prompt.s + g->prompt.len - n, end, n) == 0;
+}
+
+bool generator_appended(const struct generator *g)
+{
+    return generator_thinking(g) && g->prompt.len == g->rendered + strlen("<think>\n");
 }
 
 int generator_next(struct generator *g, struct generated *out, struct err *e)

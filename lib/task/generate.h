@@ -47,6 +47,8 @@ int generator_submit(struct generator *g, const struct prompt_spec *spec, const 
 
 /* Did the last submitted prompt end in an open thinking block? */
 bool generator_thinking(const struct generator *g);
+/* ... and was that our doing, not the template's? */
+bool generator_appended(const struct generator *g);
 
 struct generated {
     void *user;

@@ -254,24 +254,33 @@ static bool is_itself(const struct exemplar *m, const char *source_id, const cha
 }
 
 int exemplars_draw(const struct exemplars *x, uint64_t seed, const char *source_id, const char *question, size_t k,
-                   size_t *out, struct err *e)
+                   uint32_t *out, struct err *e)
 {
     struct rng r = rng_stream(seed, source_id, strlen(source_id), UINT32_MAX); /* no sample has this index */
-    size_t *pool = xmalloc((x->n + 1) * sizeof *pool), n = 0;
+    uint32_t *pool = xmalloc((x->n + 1) * sizeof *pool);
+    size_t n = 0;
     for (size_t i = 0; i < x->n; i++)
         if (!is_itself(&x->v[i], source_id, question))
-            pool[n++] = i;
+            pool[n++] = (uint32_t)i;
     int rc = 0;
     if (n < k)
         rc = err_set(e, "%zu exemplars wanted for %s, the file has %zu others", k, source_id, n);
     for (size_t i = 0; rc == 0 && i < k; i++) {
         size_t j = i + rng_below(&r, i, (uint32_t)(n - i));
-        size_t chosen = pool[j];
+        uint32_t chosen = pool[j];
         pool[j] = pool[i];
         out[i] = pool[i] = chosen;
     }
     free(pool);
     return rc;
+}
+
+int exemplars_draw_compat(const struct exemplars *x, struct rng_python *r, size_t k, uint32_t *out, struct err *e)
+{
+    if (x->n < k)
+        return err_set(e, "%zu exemplars wanted, the file has %zu", k, x->n);
+    rng_python_sample(r, (uint32_t)x->n, (uint32_t)k, out);
+    return 0;
 }
 
 /* ---- prompt data ---- */
@@ -416,21 +425,26 @@ static char *user_text(const struct prompt_spec *spec, const char *question, dou
     return buf_take(&b);
 }
 
+static void exemplar_turns(const struct prompt_spec *spec, const struct exemplar *m, struct turns *out)
+{
+    struct buf b = BUF_INIT;
+    if (m->answer)
+        prompt_assistant(spec->format, m->reasoning, m->answer, spec->compat, &b);
+    else
+        buf_puts(&b, m->solution);
+    add_pair(out, user_text(spec, m->question, 1), buf_take(&b));
+}
+
 static int few_shot_turns(const struct prompt_spec *spec, const struct prompt_question *q, struct turns *out,
                           struct err *e)
 {
-    size_t *chosen = xcalloc(spec->num_shots + 1, sizeof *chosen);
-    int rc = exemplars_draw(spec->shots, spec->seed, q->source_id, q->question, spec->num_shots, chosen, e);
-    for (size_t i = 0; rc == 0 && i < spec->num_shots; i++) {
-        const struct exemplar *m = &spec->shots->v[chosen[i]];
-        struct buf b = BUF_INIT;
-        if (m->answer)
-            prompt_assistant(spec->format, m->reasoning, m->answer, false, &b);
-        else
-            buf_puts(&b, m->solution);
-        add_pair(out, user_text(spec, m->question, 1), buf_take(&b));
-    }
-    free(chosen);
+    uint32_t *drawn = xcalloc(spec->num_shots + 1, sizeof *drawn);
+    const uint32_t *chosen = q->chosen ? q->chosen : drawn;
+    int rc =
+        q->chosen ? 0 : exemplars_draw(spec->shots, spec->seed, q->source_id, q->question, spec->num_shots, drawn, e);
+    for (size_t i = 0; rc == 0 && i < spec->num_shots; i++)
+        exemplar_turns(spec, &spec->shots->v[chosen[i]], out);
+    free(drawn);
     return rc;
 }
 

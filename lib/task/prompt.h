@@ -2,7 +2,7 @@
  *
  *     struct prompt_spec spec = { .format = PROMPT_TOKENSKIP, .delimiter = prompt_delimiter(family) };
  *     struct turns t = { 0 };
- *     prompt_turns(&spec, &(struct prompt_question){ "math", "math_test_0", "What is 1+1?" }, 0.5, &t, &e);
+ *     prompt_turns(&spec, &(struct prompt_question){ "math", "math_test_0", "What is 1+1?", NULL }, 0.5, &t, &e);
  *     ... render the turns with the checkpoint's chat template into text (prompt_text does all of it) ...
  *     prompt_finish(&spec, &t, &text, &e);     // exemplars put in, thinking opened or suppressed
  *
@@ -60,7 +60,12 @@ void exemplars_close(struct exemplars *x);
 /* k different exemplars for this question, drawn by (seed, source_id); never the question itself. Fails if the pool is
  * too small. */
 int exemplars_draw(const struct exemplars *x, uint64_t seed, const char *source_id, const char *question, size_t k,
-                   size_t *out, struct err *e);
+                   uint32_t *out, struct err *e);
+
+/* As the reference draws: random.sample(pool, k) from one stream (rng_python_seed), a draw for each question in turn;
+ * the question itself may be among them. */
+struct rng_python;
+int exemplars_draw_compat(const struct exemplars *x, struct rng_python *r, size_t k, uint32_t *out, struct err *e);
 
 /* ---- prompt data: a system text and worked examples from a JSON file ----
  * {"name": "sot", "layout": "multiturn", "system": TEXT, "exemplars": [{"question": TEXT, "answer": TEXT}, ...]} */
@@ -94,6 +99,7 @@ struct prompt_spec {
 
 struct prompt_question {
     const char *benchmark, *source_id, *question;
+    const uint32_t *chosen; /* [num_shots] exemplars that somebody else drew; NULL: drawn here */
 };
 
 struct turn {

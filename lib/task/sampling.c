@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/rng.h"
 #include "io/shard.h"
 #include "task/feed.h"
 
@@ -17,6 +18,7 @@ struct item {
     struct question q;
     struct hash128 hash; /* of its line */
     char *where;
+    uint32_t *chosen; /* exemplars as the reference draws them; NULL: ours are drawn */
 };
 
 /* Samples first .. first+n-1 of an item at one ratio that are not there yet. */
@@ -159,6 +161,7 @@ static void close_items(struct sampling *s)
     for (size_t i = 0; i < s->nitems; i++) {
         question_release(&s->item[i].q);
         free(s->item[i].where);
+        free(s->item[i].chosen);
     }
     free(s->item);
 }
@@ -232,12 +235,28 @@ static int cut_shard(struct sampling *s, struct err *e)
         return -1;
     shard_range(&shard, s->nitems, &from, &to);
     struct item *kept = xcalloc((size_t)(to - from) + 1, sizeof *kept);
-    memcpy(kept, s->item + from, (size_t)(to - from) * sizeof *kept);
-    for (size_t i = (size_t)from; i < to; i++)
+    for (size_t i = (size_t)from; i < to; i++) {
+        kept[i - from] = s->item[i];
         s->item[i] = (struct item){ .where = NULL };
+    }
     close_items(s);
     s->item = kept;
     s->nitems = (size_t)(to - from);
+    return 0;
+}
+
+/* One stream of random numbers over this shard's questions. */
+static int draw_compat(struct sampling *s, struct err *e)
+{
+    struct rng_python r;
+    if (!s->o->compat || !s->spec.shots)
+        return 0;
+    rng_python_seed(&r, (uint64_t)s->run.seed);
+    for (size_t i = 0; i < s->nitems; i++) {
+        s->item[i].chosen = xcalloc(s->spec.num_shots, sizeof *s->item[i].chosen);
+        if (exemplars_draw_compat(s->spec.shots, &r, s->spec.num_shots, s->item[i].chosen, e) < 0)
+            return err_prefix(e, "%s", s->o->few_shot);
+    }
     return 0;
 }
 
@@ -322,12 +341,15 @@ static int submit_more(struct work *w, struct err *e)
     int64_t window = 4 * s->o->batch > 64 ? 4 * s->o->batch : 64;
     while (w->submitted < w->ngaps && generator_waiting(s->generator) < window) {
         struct gap *g = &w->gap[w->submitted++];
-        struct prompt_question q = { g->item->q.benchmark.s, g->item->q.source_id.s, g->item->q.question.s };
+        struct prompt_question q = { g->item->q.benchmark.s, g->item->q.source_id.s, g->item->q.question.s,
+                                     g->item->chosen };
         if (generator_submit(s->generator, &s->spec, &q, s->ratio[g->output], g->first, g->n, (uint64_t)s->run.seed, g,
                              e) < 0 &&
             reject(w, g, e) < 0)
             return -1;
         g->thinking = generator_thinking(s->generator);
+        if (w->submitted == 1 && generator_appended(s->generator))
+            log_info("the chat template leaves the thinking closed: <think> is appended to the prompts");
     }
     return 0;
 }
@@ -418,7 +440,7 @@ static void say_memory(const struct work *w)
 int sampling_run(struct sampling *s, struct stage *st, bool grade, sampling_row_fn *row, void *arg, struct err *e)
 {
     struct work w = { .s = s, .st = st, .row = row, .arg = arg, .grade = grade };
-    if (read_items(s, stage_input(st), e) < 0 || cut_shard(s, e) < 0)
+    if (read_items(s, stage_input(st), e) < 0 || cut_shard(s, e) < 0 || draw_compat(s, e) < 0)
         return -1;
     if (s->nitems == 0)
         log_warn("there is no question in the input");

@@ -1,4 +1,5 @@
 /* prompt_test.c - lib/task/prompt and think: the literal texts of the formats, exemplars, thinking taken apart. */
+#include "base/rng.h"
 #include "task/prompt.h"
 #include "task/think.h"
 #include "unit/test.h"
@@ -140,7 +141,7 @@ static void exemplars_are_drawn_by_seed_and_question(void **state)
     (void)state;
     struct err e = { "" };
     struct exemplars x;
-    size_t a[3], b[3];
+    uint32_t a[3], b[4];
     assert_ok(exemplars_open(&x, write_tmp("pool.json", pool), &e));
     assert_int_equal(x.n, 4);
     bool differ = false;
@@ -169,6 +170,22 @@ static void exemplars_are_drawn_by_seed_and_question(void **state)
     assert_int_equal(exemplars_open(&x, write_tmp("p.jsonl", "\n"), &e), -1);
 }
 
+static void exemplars_are_drawn_as_the_reference_draws(void **state)
+{
+    (void)state;
+    static const uint32_t want[2][8] = { { 28, 6, 70, 62, 57, 35, 26, 22 }, { 108, 8, 7, 23, 55, 59, 6, 50 } };
+    struct err e = { "" };
+    struct exemplars x = { NULL, 128 };
+    struct rng_python r;
+    uint32_t got[8];
+    rng_python_seed(&r, 42);
+    for (int i = 0; i < 2; i++) {
+        assert_ok(exemplars_draw_compat(&x, &r, 8, got, &e));
+        assert_memory_equal(got, want[i], sizeof got);
+    }
+    assert_int_equal(exemplars_draw_compat(&x, &r, 129, got, &e), -1);
+}
+
 /* ChatML without a default system turn, for the tests. */
 static void render(const struct turns *t, struct buf *out)
 {
@@ -182,7 +199,7 @@ static char *whole(const struct prompt_spec *spec)
     struct err e = { "" };
     struct turns t = { NULL, 0, 0 };
     struct buf b = BUF_INIT;
-    assert_ok(prompt_turns(spec, &(struct prompt_question){ "gsm8k", "gsm8k_test_1", q }, 1, &t, &e));
+    assert_ok(prompt_turns(spec, &(struct prompt_question){ "gsm8k", "gsm8k_test_1", q, NULL }, 1, &t, &e));
     render(&t, &b);
     assert_ok(prompt_finish(spec, &t, &b, &e));
     turns_release(&t);
@@ -287,6 +304,7 @@ int main(void)
         cmocka_unit_test(thinking_is_split),
         cmocka_unit_test(answer_regions_are_byte_ranges),
         cmocka_unit_test(exemplars_are_drawn_by_seed_and_question),
+        cmocka_unit_test(exemplars_are_drawn_as_the_reference_draws),
         cmocka_unit_test(few_shot_keeps_the_thinking),
         cmocka_unit_test(thinking_is_opened_once_or_suppressed),
         cmocka_unit_test(prompt_data_has_three_layouts),
