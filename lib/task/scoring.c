@@ -63,7 +63,7 @@ static void put_question_id(struct buf *b, struct json source_id)
 {
     struct buf id = BUF_INIT;
     json_str(source_id, &id);
-    long cut = span_find_last(id.s ? id.s : "", id.len, "_s");
+    long cut = view_find_last(id.s ? id.s : "", id.len, "_s");
     rec_put_text(b, "question_source_id", id.s ? id.s : "", cut >= 0 ? (size_t)cut : id.len);
     buf_release(&id);
 }
@@ -121,7 +121,7 @@ static void look_for_answer(struct score_row *row, size_t from)
 {
     const char *s = row->text.s;
     size_t n = row->text.len;
-    long at = span_find_last(s, n, "\\boxed{");
+    long at = view_find_last(s, n, "\\boxed{");
     if (at < 0 || (size_t)at < from)
         return;
     size_t begin = (size_t)at + 7, end = begin;
@@ -132,7 +132,7 @@ static void look_for_answer(struct score_row *row, size_t from)
     }
     if (end == n)
         return; /* never closed */
-    long think = span_find_last(s, n, "</think>");
+    long think = view_find_last(s, n, "</think>");
     if (think >= 0 && (size_t)think >= from && think < at && end + 2 <= n) {
         find_answer(row, end - begin);
     } else {
@@ -260,7 +260,9 @@ static void assistant_text(const struct scoring *s, const struct sample_texts *t
 static int sample_chat(struct scoring *s, const struct sample_texts *t, struct score_row *row, struct err *e)
 {
     struct prompt_spec spec = { .format = s->spec.format, .delimiter = s->spec.delimiter };
-    struct prompt_question q = { t->benchmark.s ? t->benchmark.s : "", "", t->question.s };
+    struct prompt_question q = { .benchmark = t->benchmark.s ? t->benchmark.s : "",
+                                 .source_id = "",
+                                 .question = t->question.s };
     struct turns turns = { 0 };
     struct buf all = BUF_INIT, before = BUF_INIT, said = BUF_INIT;
     int rc = prompt_turns(&spec, &q, t->ratio, &turns, e);
