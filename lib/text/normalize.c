@@ -65,8 +65,6 @@ int charsmap_parse(struct charsmap *m, struct json v, struct err *e)
     for (size_t i = 0; i < m->units; i++)
         m->unit[i] = le32(blob.s + 4 + 4 * i);
     m->pool_n = blob.len - 4 - bytes;
-    m->pool = xstrndup(blob.s + 4 + bytes, 0);
-    free(m->pool);
     m->pool = xmalloc(m->pool_n + 1);
     memcpy(m->pool, blob.s + 4 + bytes, m->pool_n);
     m->pool[m->pool_n] = '\0';
@@ -103,38 +101,55 @@ static const char *charsmap_find(const struct charsmap *m, const char *s, size_t
     return NULL;
 }
 
-/* Replaces `old` characters by those of text, with the change counts of the reference. */
-static void put_mapped(struct nstr *ns, const char *text, long old)
+/* The change counts of a mapped part are known only when the next is: what is removed is booked on the character written
+ * last, whichever part that came from. */
+struct pending {
+    struct nstr *ns;
+    uint32_t cp;
+    long change;
+    bool have;
+};
+
+static void put_later(struct pending *p, uint32_t cp, long change)
 {
-    long count = 0;
+    if (p->have)
+        nstr_put(p->ns, p->cp, p->change);
+    *p = (struct pending){ p->ns, cp, change, true };
+}
+
+/* Replaces `old` characters by those of text: the surplus at the end counts as new. */
+static void put_mapped(struct pending *p, const char *text, long old)
+{
+    long count = 0, k = 0;
     size_t n = utf8_check(text, strlen(text)); /* what is no UTF-8 in a broken map is left out */
     for (size_t i = 0; i < n; i += (size_t)uni_len((unsigned char)text[i]))
         count++;
-    long k = 0;
     for (size_t i = 0; i < n; k++) {
         uint32_t cp;
         i += (size_t)uni_get(text + i, &cp);
-        nstr_put(ns, cp, k == 0 ? count - old : k);
+        put_later(p, cp, k >= old);
     }
+    if (count < old && p->have)
+        p->change -= old - count;
 }
 
-static void precompiled_cluster(struct nstr *ns, const struct charsmap *m, const char *s, size_t n)
+static void precompiled_cluster(struct pending *p, const struct charsmap *m, const char *s, size_t n)
 {
     const char *to;
     if (n < 6 && (to = charsmap_find(m, s, n))) {
         long count = 0;
         for (size_t i = 0; i < n; i += (size_t)uni_len((unsigned char)s[i]))
             count++;
-        put_mapped(ns, to, count);
+        put_mapped(p, to, count);
         return;
     }
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t len = (size_t)uni_get(s + i, &cp);
         if ((to = charsmap_find(m, s + i, len)))
-            put_mapped(ns, to, 1);
+            put_mapped(p, to, 1);
         else
-            nstr_put(ns, cp, 0);
+            put_later(p, cp, 0);
         i += len;
     }
 }
@@ -143,6 +158,7 @@ static void precompiled(struct nstr *ns, const struct charsmap *m)
 {
     const char *s = ns->s;
     size_t n = ns->n;
+    struct pending p = { ns, 0, 0, false };
     nstr_begin(ns, 0);
     for (size_t i = 0; i < n;) { /* extended grapheme clusters */
         uint32_t cp, next;
@@ -155,9 +171,11 @@ static void precompiled(struct nstr *ns, const struct charsmap *m)
             end += (size_t)len;
             cp = next;
         }
-        precompiled_cluster(ns, m, s + i, end - i);
+        precompiled_cluster(&p, m, s + i, end - i);
         i = end;
     }
+    if (p.have)
+        nstr_put(ns, p.cp, p.change);
     nstr_end(ns);
 }
 
