@@ -101,8 +101,8 @@ static const char *charsmap_find(const struct charsmap *m, const char *s, size_t
     return NULL;
 }
 
-/* The change counts of a mapped part are known only when the next is: what is removed is booked on the character written
- * last, whichever part that came from. */
+/* The change counts of a mapped part are known only when the next is: what is removed is booked on the character
+ * written last, whichever part that came from. */
 struct pending {
     struct nstr *ns;
     uint32_t cp;
