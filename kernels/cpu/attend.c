@@ -18,7 +18,7 @@ struct chunk {
 
 struct attention {
     struct cpu *c;
-    const struct row_isa *isa;
+    attend_block *block;
     const struct chunk *chunk;
     float *out;
     const float *qkv, *k, *v; /* k, v: head 0, row 0 */
@@ -62,6 +62,26 @@ static void finish(float *out, const float *state, int hd)
         out[i] = state[2 + i] / sum;
 }
 
+/* A piece's work space in the thread's scratch. */
+struct room {
+    struct query *row; /* [n] */
+    float *p;          /* [n, ATTEND_BLOCK] */
+    float *state;      /* [n, hd + 2] */
+};
+
+static size_t room_bytes(int n, int hd)
+{
+    return (size_t)n * (sizeof(struct query) + (size_t)(ATTEND_BLOCK + hd + 2) * sizeof(float));
+}
+
+static struct room room_in(void *scratch, int n)
+{
+    struct room r = { .row = scratch };
+    r.p = (float *)(void *)(r.row + n);
+    r.state = r.p + n * ATTEND_BLOCK;
+    return r;
+}
+
 static void attend_piece(void *arg, int i, int thread)
 {
     const struct attention *a = arg;
@@ -70,33 +90,41 @@ static void attend_piece(void *arg, int i, int thread)
     int length = a->context ? a->context[ch.seq] : a->begin[ch.seq + 1] - a->begin[ch.seq];
     int first = length - (a->begin[ch.seq + 1] - ch.row); /* position of the chunk's first row */
     int64_t q_width = (int64_t)a->heads * hd, width = q_width + 2 * (int64_t)a->kv_heads * hd;
-    float *state = a->c->scratch[thread].p;
-    memset(state, 0, (size_t)(ch.rows * a->group * size) * sizeof *state);
-    for (int r = 0; r < ch.rows * a->group; r++)
-        state[r * size] = -INFINITY;
-
+    struct room room = room_in(a->c->scratch[thread].p, ch.rows * a->group);
+    memset(room.state, 0, (size_t)(ch.rows * a->group * size) * sizeof *room.state);
+    for (int r = 0; r < ch.rows * a->group; r++) {
+        struct query *row = &room.row[r];
+        row->q = a->qkv + (ch.row + r / a->group) * width + (int64_t)(head * a->group + r % a->group) * hd;
+        row->p = room.p + r * ATTEND_BLOCK;
+        row->state = room.state + r * size;
+        row->state[0] = -INFINITY;
+    }
     int from, to, unused;
     sees(a, length, first, &from, &unused);
     sees(a, length, first + ch.rows - 1, &unused, &to);
     for (int b = from / ATTEND_BLOCK; b * ATTEND_BLOCK < to; b++) {
         int64_t at = block_row(a, ch.seq, b) * a->stride + (int64_t)head * hd;
+        int begin = 0, end = 0; /* rows that see the block: one range, because lo and hi rise */
         for (int r = 0; r < ch.rows; r++) {
             int lo, hi;
             sees(a, length, first + r, &lo, &hi);
             lo = max_int(lo - b * ATTEND_BLOCK, 0);
             hi = min_int(hi - b * ATTEND_BLOCK, ATTEND_BLOCK);
-            if (lo >= hi)
-                continue;
-            const float *q = a->qkv + (ch.row + r) * width + (int64_t)head * a->group * hd;
-            for (int h = 0; h < a->group; h++)
-                a->isa->attend_block(state + (r * a->group + h) * size, q + h * hd, a->k + at, a->v + at, a->stride, lo,
-                                     hi, hd, a->scale);
+            begin += lo >= hi && end == 0;
+            end = lo < hi ? r + 1 : end;
+            for (int h = 0; h < a->group; h++) {
+                room.row[r * a->group + h].lo = lo;
+                room.row[r * a->group + h].hi = hi;
+            }
         }
+        if (begin < end)
+            a->block(room.row + begin * a->group, (end - begin) * a->group, a->k + at, a->v + at, a->stride, hd,
+                     a->scale);
     }
     for (int r = 0; r < ch.rows; r++)
         for (int h = 0; h < a->group; h++)
             finish(a->out + (ch.row + r) * q_width + (int64_t)(head * a->group + h) * hd,
-                   state + (r * a->group + h) * size, hd);
+                   room.state + (r * a->group + h) * size, hd);
 }
 
 /* Cuts every sequence's rows into chunks; late chunks see most and go first. */
@@ -121,14 +149,26 @@ static int cut(struct attention *a, int nseq, int rows, int64_t *cost)
     return n;
 }
 
+static attend_block *block_of(const struct cpu *c)
+{
+#if defined(__x86_64__)
+    if (c->isa == CPU_AVX512)
+        return attend_block_avx512;
+    if (c->isa == CPU_AVX2)
+        return attend_block_avx2;
+#endif
+    (void)c;
+    return attend_block_base;
+}
+
 static void run(struct cpu *c, struct attention *a, int nseq, int rows)
 {
     a->c = c;
-    a->isa = rows_of(c);
+    a->block = block_of(c);
     a->group = a->heads / a->kv_heads;
-    size_t state = (size_t)CHUNK_ROWS * (size_t)a->group * (size_t)(a->hd + 2) * sizeof(float);
+    size_t bytes = room_bytes(CHUNK_ROWS * a->group, a->hd);
     for (int t = 0; t < c->threads; t++)
-        if (!cpu_scratch(c, t, state, "attention"))
+        if (!cpu_scratch(c, t, bytes, "attention"))
             return;
     int64_t cost;
     int chunks = cut(a, nseq, rows, &cost);

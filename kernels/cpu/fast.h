@@ -42,8 +42,6 @@ struct row_isa {
     void (*sum_exp)(const float *x, int64_t n, float max, double *sum, double *weighted);
     void (*soften)(float *w, float *z, const float *x, int64_t n, float max, float temperature);
     double (*sum)(const float *x, int64_t n);
-    void (*attend_block)(float *state, const float *q, const float *k, const float *v, int64_t stride, int lo, int hi,
-                         int hd, float scale);
 };
 extern const struct row_isa rows_base, rows_avx2;
 
@@ -59,6 +57,21 @@ static inline const struct row_isa *rows_of(const struct cpu *c)
 
 void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
                  int rows, bool add);
+
+/* ---- attention; see attend_impl.h ---- */
+
+/* One query row and head on its way through the blocks. */
+struct query {
+    const float *q;
+    float *state;   /* the largest score so far, the sum of the weights, hd accumulators */
+    int32_t lo, hi; /* positions of the block that it sees: 0 <= lo < hi <= ATTEND_BLOCK */
+    float decay;    /* of the accumulators in this block */
+    float *p;       /* [ATTEND_BLOCK] scores, then weights */
+};
+
+typedef void attend_block(struct query *rows, int n, const float *k, const float *v, int64_t stride, int hd,
+                          float scale);
+attend_block attend_block_base, attend_block_avx2, attend_block_avx512;
 
 void fast_attend(struct cpu *c, const struct attend_args *a);
 void fast_attend_varlen(struct cpu *c, const struct attend_varlen_args *a);

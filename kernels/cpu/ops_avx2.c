@@ -6,5 +6,5 @@
 
 const struct row_isa rows_avx2 = {
     rmsnorm_row, layernorm_row, silu_mul_row, gelu_row,   add_row, exp_row,
-    rotate_row,  max_row,       sum_exp_row,  soften_row, sum_row, attend_block,
+    rotate_row,  max_row,       sum_exp_row,  soften_row, sum_row,
 };

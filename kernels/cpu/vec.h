@@ -3,6 +3,9 @@
  * Included by files that fix the class first: ops_avx2.c (a product and a sum round once) and ops_base.c (twice). The
  * operations and their order are the same in both; gcc maps eight floats to whatever registers there are. A function
  * gives one lane the same result whatever stands in the others. */
+#ifndef LATENT_CPU_VEC_H
+#define LATENT_CPU_VEC_H
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -100,6 +103,17 @@ INLINE float max_lane(v8 v)
     return m;
 }
 
+INLINE float max_lanes(v8 v) /* the same, in three steps */
+{
+#ifdef __AVX2__
+    v = max8(v, _mm256_permute2f128_ps(v, v, 1));
+    v = max8(v, _mm256_permute_ps(v, 0x4e));
+    return max8(v, _mm256_permute_ps(v, 0xb1))[0];
+#else
+    return max_lane(v);
+#endif
+}
+
 /* e^x within 1.1 ulp (rows_test.c measures it); 0 below -87.33, where the result would be subnormal,
  * infinity above 88.72. Cody and Waite's reduction, the polynomial of Cephes' expf. */
 INLINE v8 exp8(v8 x)
@@ -169,3 +183,5 @@ INLINE double sum4(d4 a)
 {
     return (a[0] + a[1]) + (a[2] + a[3]);
 }
+
+#endif

@@ -169,7 +169,7 @@ static void test_oracle(void **state)
     (void)state;
     const int lengths[] = { 1, 7, 8, 31, 32, 33, 65, 9 };
     struct device *oracle = open_path(CPU_ORACLE, 1);
-    for (int isa = CPU_BASE; isa <= CPU_AVX2; isa++) {
+    for (int isa = CPU_BASE; isa <= CPU_AVX512; isa++) {
         struct device *d = open_path(isa, 2);
         for (int i = 0; d && i < SHAPES; i++) {
             struct batch b = batch_of(shapes[i], 8, lengths, (uint64_t)i);
@@ -195,7 +195,7 @@ static void test_long(void **state)
     (void)state;
     struct device *oracle = open_path(CPU_ORACLE, 1);
     const int lengths[][2] = { { 1023, 1 }, { 1024, 2 }, { 1025, 33 } };
-    for (int isa = CPU_BASE; isa <= CPU_AVX2; isa++) {
+    for (int isa = CPU_BASE; isa <= CPU_AVX512; isa++) {
         struct device *d = open_path(isa, 2);
         for (int i = 0; d && i < 3; i++) {
             struct batch b = batch_of((struct shape){ 2, 1, 16, i == 1 ? 500 : 0 }, 2, lengths[i], (uint64_t)i);
@@ -214,6 +214,7 @@ static void test_same_bits(void **state)
 {
     (void)state;
     const int lengths[] = { 70, 1, 33, 64, 128 };
+    float *avx2[SHAPES] = { NULL };
     for (int isa = CPU_BASE; isa <= CPU_AVX512; isa++) {
         struct device *one = open_path(isa, 1), *two = open_path(isa, 2);
         for (int i = 0; one && i < SHAPES; i++) {
@@ -230,12 +231,19 @@ static void test_same_bits(void **state)
             float *got = varlen(two, &b, true);
             assert_same_bits("two threads", got, want, b.rows * b.q_width);
             free(got);
-            free(want);
+            if (isa == CPU_AVX512)
+                assert_same_bits("avx512 and avx2", want, avx2[i], b.rows * b.q_width);
+            if (isa == CPU_AVX2)
+                avx2[i] = want;
+            else
+                free(want);
             free(b.qkv);
         }
         device_close(one);
         device_close(two);
     }
+    for (int i = 0; i < SHAPES; i++)
+        free(avx2[i]);
 }
 
 int main(void)
