@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/err.h"
 #include "base/file.h"
@@ -472,4 +473,11 @@ const char *safetensors_file(const struct safetensors *st, size_t i)
 const char *safetensors_note(const struct safetensors *st, size_t i)
 {
     return i < st->nnotes ? st->notes[i] : NULL;
+}
+
+void safetensors_advise(const struct safetensors *st, bool scattered)
+{
+    for (size_t i = 0; i < st->nfiles; i++)
+        if (st->files[i].map.n)
+            madvise((void *)(size_t)st->files[i].map.p, st->files[i].map.n, scattered ? MADV_RANDOM : MADV_NORMAL);
 }

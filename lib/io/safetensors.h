@@ -85,6 +85,10 @@ const char *safetensors_file(const struct safetensors *st, size_t i); /* path */
  * them), tensors that the index does not name. NULL behind the last. */
 const char *safetensors_note(const struct safetensors *st, size_t i);
 
+/* Small tensors here and there will be read (scattered), or everything in order: without the first, each touch of a
+ * large file may read megabytes around it. */
+void safetensors_advise(const struct safetensors *st, bool scattered);
+
 /* ---- writing ---- */
 struct st_entry {
     const char *name;

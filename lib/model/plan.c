@@ -334,9 +334,13 @@ static int load_matrix(const struct plan_item *it, struct device *d, struct err 
 
 int plan_load(struct plan *p, struct model *m, struct err *e)
 {
-    for (size_t i = 0; i < p->n; i++)
-        if ((p->item[i].vector ? load_vector(&p->item[i], m->d, e) : load_matrix(&p->item[i], m->d, e)) < 0)
-            return err_prefix(e, "%s", m->dir);
+    int rc = 0;
+    safetensors_advise(m->st, true); /* norms and biases, between gigabytes of matrices that are not touched yet */
+    for (size_t i = 0; i < p->n && rc == 0; i++)
+        rc = p->item[i].vector ? load_vector(&p->item[i], m->d, e) : load_matrix(&p->item[i], m->d, e);
+    safetensors_advise(m->st, false);
+    if (rc < 0)
+        return err_prefix(e, "%s", m->dir);
     if (m->c.tied)
         m->head = m->embed;
     return 0;
