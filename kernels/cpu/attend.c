@@ -28,6 +28,7 @@ struct attention {
     int heads, kv_heads, hd, group, window;
     float scale;
     bool causal;
+    float *lse; /* [rows, heads], kept for the way back; or NULL */
 };
 
 /* First row of a block of positions, in rows of k and v. */
@@ -122,9 +123,12 @@ static void attend_piece(void *arg, int i, int thread)
                      a->scale);
     }
     for (int r = 0; r < ch.rows; r++)
-        for (int h = 0; h < a->group; h++)
-            finish(a->out + (ch.row + r) * q_width + (int64_t)(head * a->group + h) * hd,
-                   room.state + (r * a->group + h) * size, hd);
+        for (int h = 0; h < a->group; h++) {
+            const float *st = room.state + (r * a->group + h) * size;
+            finish(a->out + (ch.row + r) * q_width + (int64_t)(head * a->group + h) * hd, st, hd);
+            if (a->lse)
+                a->lse[(int64_t)(ch.row + r) * a->heads + head * a->group + h] = st[0] + logf(st[1]);
+        }
 }
 
 /* Cuts every sequence's rows into chunks; late chunks see most and go first. */
@@ -197,7 +201,7 @@ void fast_attend(struct cpu *c, const struct attend_args *x)
     run(c, &a, x->nseq, x->rows);
 }
 
-void fast_attend_varlen(struct cpu *c, const struct attend_varlen_args *x)
+void fast_attend_keep(struct cpu *c, const struct attend_varlen_args *x, float *lse)
 {
     int64_t q = (int64_t)x->heads * x->head_dim, kv = (int64_t)x->kv_heads * x->head_dim;
     struct attention a = { .out = f32(x->out),
@@ -211,6 +215,12 @@ void fast_attend_varlen(struct cpu *c, const struct attend_varlen_args *x)
                            .hd = x->head_dim,
                            .window = x->window,
                            .scale = x->scale,
-                           .causal = x->causal };
+                           .causal = x->causal,
+                           .lse = lse };
     run(c, &a, x->nseq, x->rows);
+}
+
+void fast_attend_varlen(struct cpu *c, const struct attend_varlen_args *a)
+{
+    fast_attend_keep(c, a, NULL);
 }

@@ -34,6 +34,9 @@ struct weight {
     void *packed; /* NULL: not yet */
     bool packed_bf16;
     size_t panel_bytes; /* from one panel to the next */
+    /* training: a weight whose values changed is packed again, in place; `across` is its transpose, packed */
+    bool stale, stale_across;
+    struct weight *across;
 };
 
 /* Memory that a thread reuses from call to call; it only grows. */
@@ -70,9 +73,13 @@ struct cpu_ops {
                      const int32_t *target, int n, int vocab);
     void (*sample)(struct cpu *c, const struct sample_args *a);
 };
+
+struct train_ops;
+
 struct cpu {
     struct device d; /* first: a struct device * of ours is a struct cpu * */
     struct cpu_ops ops;
+    const struct train_ops *train; /* train.h */
     enum cpu_isa isa;
     struct pool *pool;
     int threads;
@@ -102,6 +109,7 @@ static inline int32_t *i32(const struct tensor *t)
 
 void cpu_memory_init(struct device *d); /* memory.c: tensors, weights, reading, closing */
 void cpu_front_init(struct device *d);  /* front.c: the operations */
+void cpu_train_init(struct cpu *c);     /* train.c: those of training */
 
 /* The first failure is kept; the next waiting call reports it. */
 void cpu_fail(struct cpu *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -55,6 +55,43 @@ static inline const struct row_isa *rows_of(const struct cpu *c)
     return &rows_base;
 }
 
+/* ---- the way back on one row; see train_impl.h ---- */
+
+/* One query row of attention_backward: what it adds to dq, and to dk and dv of the rows it sees (stride apart). */
+struct attend_row_back {
+    const float *q, *dout, *k, *v;
+    float *dq, *dk, *dv;
+    int64_t stride, dstride; /* between rows of k and v; of dk and dv */
+    int lo, hi, hd;
+    float scale, lse, delta;
+};
+
+struct train_isa {
+    float (*dot)(const float *a, const float *b, int64_t n);
+    void (*attend_row)(const struct attend_row_back *a);
+    /* r = 1 / sqrt(mean(x^2) + eps) is returned: dg needs it */
+    float (*rmsnorm)(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n);
+    void (*layernorm)(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n, float *mean,
+                      float *r);
+    void (*silu_mul)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n);
+    void (*gelu)(float *dx, const float *dy, const float *x, int64_t n);
+    void (*softmax_grad)(float *x, int64_t n, float max, float inverse_sum, float scale);
+    double (*sum_squares)(const float *x, int64_t n);
+    void (*adamw)(float *value, float *m, float *v, const float *grad, int64_t n, float grad_scale, float keep,
+                  float rate, float beta1, float beta2, float bias2_sqrt, float eps);
+};
+extern const struct train_isa train_base, train_avx2;
+
+static inline const struct train_isa *train_isa_of(const struct cpu *c)
+{
+#if defined(__x86_64__)
+    if (c->isa == CPU_AVX2 || c->isa == CPU_AVX512)
+        return &train_avx2;
+#endif
+    (void)c;
+    return &train_base;
+}
+
 void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
                  int rows, bool add);
 
@@ -74,6 +111,8 @@ typedef void attend_block(struct query *rows, int n, const float *k, const float
 attend_block attend_block_base, attend_block_avx2, attend_block_avx512;
 
 void fast_attend(struct cpu *c, const struct attend_args *a);
+/* lse: [rows, heads] log-sum-exp of each row's scores, for the way back; or NULL */
+void fast_attend_keep(struct cpu *c, const struct attend_varlen_args *a, float *lse);
 void fast_attend_varlen(struct cpu *c, const struct attend_varlen_args *a);
 void fast_sample(struct cpu *c, const struct sample_args *a);
 

@@ -218,9 +218,9 @@ static int weight_new(struct device *d, struct weight **out, const struct weight
 
 static void weight_free(struct device *d, struct weight *w)
 {
-    (void)d;
     if (!w)
         return;
+    weight_free(d, w->across);
     free(w->packed);
     free(w->what);
     free(w);

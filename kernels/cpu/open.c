@@ -58,6 +58,7 @@ int cpu_open(struct device **out, enum cpu_isa isa, int threads, struct err *e)
     c->d.numerics = cpu_numerics(isa);
     cpu_memory_init(&c->d);
     cpu_front_init(&c->d);
+    cpu_train_init(c);
     if (pool_open(&c->pool, c->threads, e) < 0) {
         c->d.close(&c->d);
         return -1;

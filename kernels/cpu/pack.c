@@ -86,8 +86,9 @@ static void let_go(const struct weight *w)
 
 bool weight_pack(struct cpu *c, struct weight *w)
 {
-    if (w->packed)
+    if (w->packed && !w->stale)
         return true;
+    w->stale = false;
     w->packed_bf16 = all_bf16(w);
     w->panel_bytes = (size_t)(w->packed_bf16 ? (w->cols + 1) / 2 : w->cols) * PANEL * 4;
     int64_t panels = (w->rows + PANEL - 1) / PANEL;
@@ -95,7 +96,7 @@ bool weight_pack(struct cpu *c, struct weight *w)
     for (int t = 0; t < c->threads; t++)
         if (!cpu_scratch(c, t, (size_t)w->cols * 4, w->what))
             return false;
-    char *to = aligned_alloc(align, (bytes + align - 1) & ~(align - 1));
+    char *to = w->packed ? w->packed : aligned_alloc(align, (bytes + align - 1) & ~(align - 1));
     if (!to) {
         cpu_fail(c, "no memory to pack the %s: %.1f MiB are needed", w->what, (double)bytes / 1048576.0);
         return false;
@@ -106,7 +107,7 @@ bool weight_pack(struct cpu *c, struct weight *w)
 #endif
     struct packing p = { c, w, to };
     pool_run(c->pool, (int)panels, pack_panel, &p);
-    if (bytes >= huge)
+    if (bytes >= huge && !w->packed)
         let_go(w);
     w->packed = to;
     return true;

@@ -1,0 +1,330 @@
+/* train.c - the training operations of struct device on the CPU: shapes are checked here, work is done by the path's
+ * table. */
+#include "kernels/cpu/train.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+#define WANT(op, cond)                                                                                                 \
+    do {                                                                                                               \
+        if (!(cond))                                                                                                   \
+            cpu_bug(op, "wrong shape, type or index: " #cond);                                                         \
+    } while (0)
+
+static struct cpu *cpu_of(struct device *d)
+{
+    return (struct cpu *)d;
+}
+
+static bool is(const struct tensor *t, int64_t rows, int64_t cols)
+{
+    return t && t->dtype == DTYPE_F32 && t->rows >= rows && t->cols == cols;
+}
+
+static bool holds(const struct tensor *t, enum dtype dtype, int64_t n)
+{
+    return t && t->dtype == dtype && t->rows * t->cols >= n;
+}
+
+/* ---- weights whose values live in a tensor ---- */
+
+static int weight_from_tensor(struct device *d, struct weight **out, const struct tensor *values, const char *what,
+                              struct err *e)
+{
+    struct weight_part part = { values->data, DTYPE_F32, values->rows };
+    WANT("weight_from_tensor", values->dtype == DTYPE_F32);
+    return d->weight_new(d, out, &part, 1, values->cols, what, e);
+}
+
+/* The packed form is made again at the next use, in the memory it had: see weight_pack. */
+static void weight_refresh(struct device *d, struct weight *w, const struct tensor *values)
+{
+    (void)d;
+    WANT("weight_refresh", w->nparts == 1 && w->part[0].host == values->data);
+    w->stale = true;
+    w->stale_across = true;
+}
+
+/* ---- elementwise ---- */
+
+static void copy(struct device *d, struct tensor *y, const struct tensor *x, int64_t n)
+{
+    WANT("copy", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    if (!cpu_of(d)->failed && n)
+        memcpy(f32(y), f32(x), (size_t)n * sizeof(float));
+}
+
+static void fill(struct device *d, struct tensor *y, float value, int64_t n)
+{
+    WANT("fill", holds(y, DTYPE_F32, n));
+    for (int64_t i = 0; !cpu_of(d)->failed && i < n; i++)
+        f32(y)[i] = value;
+}
+
+static void scale(struct device *d, struct tensor *y, float by, int64_t n)
+{
+    WANT("scale", holds(y, DTYPE_F32, n));
+    for (int64_t i = 0; !cpu_of(d)->failed && i < n; i++)
+        f32(y)[i] *= by;
+}
+
+static void dropout(struct device *d, struct tensor *y, float p, const uint32_t key[2], const uint32_t stream[2],
+                    uint64_t first, int64_t n)
+{
+    WANT("dropout", holds(y, DTYPE_F32, n) && p >= 0 && p < 1);
+    struct rng r = { { key[0], key[1] }, { stream[0], stream[1] } };
+    for (int64_t i = 0; !cpu_of(d)->failed && i < n; i++)
+        f32(y)[i] = rng_unit(&r, first + (uint64_t)i) < (double)p ? 0 : f32(y)[i] / (1 - p);
+}
+
+static void scatter_rows(struct device *d, struct tensor *y, const struct tensor *x, const struct tensor *index, int n,
+                         int cols)
+{
+    WANT("scatter_rows", is(y, 0, cols) && is(x, n, cols) && holds(index, DTYPE_I32, n));
+    for (int64_t i = 0; !cpu_of(d)->failed && i < n; i++) {
+        WANT("scatter_rows", i32(index)[i] >= 0 && i32(index)[i] < y->rows);
+        float *to = f32(y) + (int64_t)i32(index)[i] * cols;
+        for (int64_t k = 0; k < cols; k++)
+            to[k] += f32(x)[i * cols + k];
+    }
+}
+
+static void embed_backward(struct device *d, struct tensor *dtable, const struct tensor *dy, const struct tensor *ids,
+                           int rows, int cols)
+{
+    scatter_rows(d, dtable, dy, ids, rows, cols); /* the same sum; here rows do repeat, in their order */
+}
+
+/* ---- products ---- */
+
+static void linear_dx(struct device *d, struct tensor *dx, const struct tensor *dy, const struct weight *w, int rows,
+                      bool add)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("linear_dx", is(dx, rows, w->cols) && is(dy, rows, w->rows) && dx->data != dy->data);
+    if (!c->failed && rows > 0)
+        c->train->linear_dx(c, f32(dx), f32(dy), (struct weight *)(uintptr_t)w, rows, add);
+}
+
+static void linear_dw(struct device *d, struct tensor *dw, struct tensor *db, const struct tensor *dy,
+                      const struct tensor *x, int rows, int n, int k)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("linear_dw", holds(dw, DTYPE_F32, (int64_t)n * k) && is(dy, rows, n) && is(x, rows, k));
+    WANT("linear_dw", !db || holds(db, DTYPE_F32, n));
+    if (!c->failed && rows > 0)
+        c->train->linear_dw(c, f32(dw), f32(db), f32(dy), f32(x), rows, n, k);
+}
+
+/* ---- norms and gates ---- */
+
+static void rmsnorm_backward(struct device *d, struct tensor *dx, struct tensor *dg, const struct tensor *dy,
+                             const struct tensor *x, const struct tensor *g, float eps, int rows, int cols)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("rmsnorm_backward", is(dx, rows, cols) && is(dy, rows, cols) && is(x, rows, cols));
+    WANT("rmsnorm_backward", holds(g, DTYPE_F32, cols) && (!dg || holds(dg, DTYPE_F32, cols)));
+    struct norm_backward a = { f32(dx), f32(dg), NULL, f32(dy), f32(x), f32(g), eps, rows, cols };
+    if (!c->failed)
+        c->train->rmsnorm_backward(c, &a);
+}
+
+static void layernorm_backward(struct device *d, struct tensor *dx, struct tensor *dg, struct tensor *db,
+                               const struct tensor *dy, const struct tensor *x, const struct tensor *g, float eps,
+                               int rows, int cols)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("layernorm_backward", is(dx, rows, cols) && is(dy, rows, cols) && is(x, rows, cols));
+    WANT("layernorm_backward", holds(g, DTYPE_F32, cols) && (!dg || holds(dg, DTYPE_F32, cols)));
+    WANT("layernorm_backward", !db || holds(db, DTYPE_F32, cols));
+    struct norm_backward a = { f32(dx), f32(dg), f32(db), f32(dy), f32(x), f32(g), eps, rows, cols };
+    if (!c->failed)
+        c->train->layernorm_backward(c, &a);
+}
+
+static void silu_mul_backward(struct device *d, struct tensor *dgate_up, const struct tensor *dy,
+                              const struct tensor *gate_up, int rows, int cols)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("silu_mul_backward", is(dgate_up, rows, 2 * (int64_t)cols) && is(gate_up, rows, 2 * (int64_t)cols));
+    WANT("silu_mul_backward", is(dy, rows, cols));
+    if (!c->failed)
+        c->train->silu_mul_backward(c, f32(dgate_up), f32(dy), f32(gate_up), rows, cols);
+}
+
+static void gelu_backward(struct device *d, struct tensor *dx, const struct tensor *dy, const struct tensor *x,
+                          int64_t n)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("gelu_backward", holds(dx, DTYPE_F32, n) && holds(dy, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    if (!c->failed)
+        c->train->gelu_backward(c, f32(dx), f32(dy), f32(x), n);
+}
+
+/* ---- rotation ---- */
+
+/* The rotation is orthogonal: its transpose turns back. */
+static void unrotate(float *g, const float *cosine, const float *sine, int half)
+{
+    for (int j = 0; j < half; j++) {
+        float a = g[j], b = g[j + half];
+        g[j] = a * cosine[j] + b * sine[j];
+        g[j + half] = b * cosine[j] - a * sine[j];
+    }
+}
+
+/* Head norms are rmsnorms of head_dim wide rows; their backward adds, so the gradient moves through scratch. */
+static void head_norm_backward(struct cpu *c, const struct rope_args *a, float *grad, const float *raw,
+                               const struct tensor *g, struct tensor *dg, int heads, int64_t width)
+{
+    int hd = a->head_dim;
+    size_t n = (size_t)a->rows * (size_t)heads * (size_t)hd;
+    float *x = cpu_scratch(c, c->threads, 3 * n * sizeof *x, "head norms");
+    if (!x)
+        return;
+    float *dy = x + n, *dx = dy + n;
+    memset(dx, 0, n * sizeof *dx);
+    for (int64_t t = 0; t < a->rows; t++) {
+        size_t row = (size_t)heads * (size_t)hd;
+        memcpy(x + (size_t)t * row, raw + t * width, row * sizeof *x);
+        memcpy(dy + (size_t)t * row, grad + t * width, row * sizeof *x);
+    }
+    struct norm_backward nb = { dx, f32(dg), NULL, dy, x, f32(g), a->eps, (int64_t)a->rows * heads, hd };
+    c->train->rmsnorm_backward(c, &nb);
+    for (int64_t t = 0; t < a->rows; t++)
+        memcpy(grad + t * width, dx + (size_t)t * (size_t)heads * (size_t)hd, (size_t)heads * (size_t)hd * sizeof *x);
+}
+
+static void rope_backward(struct device *d, const struct rope_args *a, struct tensor *dqkv, const struct tensor *raw,
+                          struct tensor *dq_norm, struct tensor *dk_norm)
+{
+    struct cpu *c = cpu_of(d);
+    int hd = a->head_dim, half = a->rotary / 2;
+    int64_t width = (int64_t)(a->heads + 2 * a->kv_heads) * hd;
+    WANT("rope_backward", is(dqkv, a->rows, width) && holds(a->table_row, DTYPE_I32, a->rows));
+    WANT("rope_backward", is(a->cos, 0, half) && is(a->sin, a->cos->rows, half));
+    WANT("rope_backward", !(a->q_norm || a->k_norm) || is(raw, a->rows, width));
+    if (c->failed)
+        return;
+    for (int64_t t = 0; t < a->rows; t++) {
+        int64_t row = i32(a->table_row)[t];
+        WANT("rope_backward", row >= 0 && row < a->cos->rows);
+        for (int h = 0; h < a->heads + a->kv_heads; h++)
+            unrotate(f32(dqkv) + t * width + (int64_t)h * hd, f32(a->cos) + row * half, f32(a->sin) + row * half, half);
+    }
+    if (a->q_norm)
+        head_norm_backward(c, a, f32(dqkv), f32(raw), a->q_norm, dq_norm, a->heads, width);
+    if (a->k_norm)
+        head_norm_backward(c, a, f32(dqkv) + (int64_t)a->heads * hd, f32(raw) + (int64_t)a->heads * hd, a->k_norm,
+                           dk_norm, a->kv_heads, width);
+}
+
+/* ---- attention ---- */
+
+static void check_attention(const struct attend_varlen_args *a, const char *op)
+{
+    int64_t kv = (int64_t)a->kv_heads * a->head_dim, q = (int64_t)a->heads * a->head_dim;
+    WANT(op, a->kv_heads > 0 && a->heads % a->kv_heads == 0);
+    WANT(op, is(a->out, a->rows, q) && is(a->qkv, a->rows, q + 2 * kv));
+    WANT(op, holds(a->begin, DTYPE_I32, a->nseq + 1));
+    WANT(op, i32(a->begin)[0] == 0 && i32(a->begin)[a->nseq] == a->rows);
+}
+
+static void attend_varlen_keep(struct device *d, const struct attend_varlen_args *a, struct tensor *lse)
+{
+    struct cpu *c = cpu_of(d);
+    if (c->failed || a->rows == 0)
+        return;
+    check_attention(a, "attend_varlen_keep");
+    WANT("attend_varlen_keep", holds(lse, DTYPE_F32, (int64_t)a->rows * a->heads));
+    c->train->attend_keep(c, a, f32(lse));
+}
+
+static void attend_varlen_backward(struct device *d, const struct attend_varlen_args *a, struct tensor *dqkv,
+                                   const struct tensor *dout, const struct tensor *lse)
+{
+    struct cpu *c = cpu_of(d);
+    if (c->failed || a->rows == 0)
+        return;
+    check_attention(a, "attend_varlen_backward");
+    WANT("attend_varlen_backward", is(dqkv, a->rows, a->qkv->cols) && is(dout, a->rows, a->out->cols));
+    WANT("attend_varlen_backward", holds(lse, DTYPE_F32, (int64_t)a->rows * a->heads));
+    c->train->attend_backward(c, a, f32(dqkv), f32(dout), f32(lse));
+}
+
+/* ---- loss and optimizer ---- */
+
+static void cross_entropy(struct device *d, struct tensor *loss, struct tensor *logits, const struct tensor *target,
+                          float by, int n, int vocab)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("cross_entropy", is(logits, n, vocab) && holds(loss, DTYPE_F32, n) && holds(target, DTYPE_I32, n));
+    if (c->failed)
+        return;
+    for (int i = 0; i < n; i++)
+        WANT("cross_entropy", i32(target)[i] >= -1 && i32(target)[i] < vocab);
+    c->train->cross_entropy(c, f32(loss), f32(logits), i32(target), by, n, vocab);
+}
+
+static void sum_squares(struct device *d, struct tensor *out, int at, const struct tensor *x, int64_t n)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("sum_squares", holds(out, DTYPE_F32, at + 1) && holds(x, DTYPE_F32, n));
+    if (!c->failed)
+        f32(out)[at] += (float)c->train->sum_squares(c, f32(x), n);
+}
+
+static void adamw(struct device *d, struct tensor *value, struct tensor *m, struct tensor *v, const struct tensor *grad,
+                  float grad_scale, float lr, float beta1, float beta2, float eps, float decay, int64_t step, int64_t n)
+{
+    struct cpu *c = cpu_of(d);
+    WANT("adamw",
+         holds(value, DTYPE_F32, n) && holds(m, DTYPE_F32, n) && holds(v, DTYPE_F32, n) && holds(grad, DTYPE_F32, n));
+    WANT("adamw", step >= 1);
+    struct adamw_step a = { f32(value),
+                            f32(m),
+                            f32(v),
+                            f32(grad),
+                            grad_scale,
+                            lr,
+                            beta1,
+                            beta2,
+                            eps,
+                            decay,
+                            (float)(1 - pow((double)beta1, (double)step)),
+                            (float)sqrt(1 - pow((double)beta2, (double)step)),
+                            n };
+    if (!c->failed)
+        c->train->adamw(c, &a);
+}
+
+void cpu_train_init(struct cpu *c)
+{
+    struct device *d = &c->d;
+    c->train = c->isa == CPU_ORACLE ? &train_oracle_ops : &train_fast_ops;
+    d->weight_from_tensor = weight_from_tensor;
+    d->weight_refresh = weight_refresh;
+    d->copy = copy;
+    d->fill = fill;
+    d->scale = scale;
+    d->dropout = dropout;
+    d->linear_dx = linear_dx;
+    d->linear_dw = linear_dw;
+    d->embed_backward = embed_backward;
+    d->rmsnorm_backward = rmsnorm_backward;
+    d->layernorm_backward = layernorm_backward;
+    d->silu_mul_backward = silu_mul_backward;
+    d->gelu_backward = gelu_backward;
+    d->rope_backward = rope_backward;
+    d->attend_varlen_keep = attend_varlen_keep;
+    d->attend_varlen_backward = attend_varlen_backward;
+    d->scatter_rows = scatter_rows;
+    d->cross_entropy = cross_entropy;
+    d->sum_squares = sum_squares;
+    d->adamw = adamw;
+}
