@@ -29,7 +29,8 @@ struct pool {
     void *arg;
     int n;
     atomic_int next;   /* piece to claim */
-    atomic_int active; /* workers that have not left the job yet */
+    atomic_bool open;  /* the job may be joined: false once the caller finds no piece left */
+    atomic_int inside; /* workers that may touch the job */
 };
 
 struct worker {
@@ -85,8 +86,12 @@ static void *worker_main(void *arg)
         if (atomic_load(&w.pool->stop))
             return NULL;
         seen = atomic_load(&w.pool->generation);
-        work_on(w.pool, w.thread);
-        if (atomic_fetch_sub(&w.pool->active, 1) == 1) {
+        /* Enter, then look whether the job is still open: whoever closes it looks at `inside` afterwards, so either we
+         * see it closed or the caller waits for us. A worker that wakes too late holds nobody up. */
+        atomic_fetch_add(&w.pool->inside, 1);
+        if (atomic_load(&w.pool->open))
+            work_on(w.pool, w.thread);
+        if (atomic_fetch_sub(&w.pool->inside, 1) == 1) {
             pthread_mutex_lock(&w.pool->lock);
             pthread_cond_signal(&w.pool->done);
             pthread_mutex_unlock(&w.pool->lock);
@@ -150,22 +155,23 @@ void pool_run(struct pool *p, int n, void (*fn)(void *arg, int i, int thread), v
     p->arg = arg;
     p->n = n;
     atomic_store(&p->next, 0);
-    atomic_store(&p->active, p->started);
+    atomic_store(&p->open, true);
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->generation, 1);
     pthread_cond_broadcast(&p->work);
     pthread_mutex_unlock(&p->lock);
     work_on(p, 0);
+    atomic_store(&p->open, false);
     int64_t until = nanoseconds() + SPIN_NS;
     do {
         for (int k = 0; k < 64; k++) {
-            if (atomic_load(&p->active) == 0)
+            if (atomic_load(&p->inside) == 0)
                 return;
             pause_cpu();
         }
     } while (nanoseconds() < until);
     pthread_mutex_lock(&p->lock);
-    while (atomic_load(&p->active) != 0)
+    while (atomic_load(&p->inside) != 0)
         pthread_cond_wait(&p->done, &p->lock);
     pthread_mutex_unlock(&p->lock);
 }
