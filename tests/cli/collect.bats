@@ -182,10 +182,21 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   fails 1 'brings its own questions' tiny --benchmark math questions.jsonl
 }
 
-@test "collect: --benchmark runs dataset, and says so when that fails" {
+@test "collect: --benchmark runs the dataset program that lies beside it, and says so when that fails" {
   questions 2
-  fails 1 '^collect: no-such-set: the questions cannot be had' tiny --benchmark no-such-set
-  [ -z "$(ls "${TMPDIR:-/tmp}"/latent-questions-* 2>/dev/null || true)" ] || true
+  mkdir -p inst tmp
+  cp "$BIN/collect" inst/
+  printf '#!/bin/sh\n[ "$*" = "--split train set" ] || exit 1\ncat "%s"\n' "$T/questions.jsonl" >inst/dataset
+  chmod +x inst/dataset
+  tiny questions.jsonl >want
+  export TMPDIR=$T/tmp
+  inst/collect --quiet --model "$GOLDEN/models/qwen3" --max-tokens 20 --benchmark set -o got.jsonl
+  same want got.jsonl
+  inst/collect --model "$GOLDEN/models/qwen3" --max-tokens 20 --benchmark set -o got.jsonl 2>&1 | grep -q 'up to date'
+  fails 1 '^collect: other: the questions cannot be had' inst/collect --model "$GOLDEN/models/qwen3" --benchmark other
+  rm inst/dataset
+  fails 1 '^collect: .*dataset: cannot run' inst/collect --model "$GOLDEN/models/qwen3" --benchmark set
+  [ -z "$(ls tmp)" ]
 }
 
 @test "collect: 50 real questions, three samples: one hash with every batch, thread count, sharding, and after ten kills" {
