@@ -83,6 +83,16 @@ static struct room room_in(void *scratch, int n)
     return r;
 }
 
+/* Asks for a block's keys and values of one head: short rows, `stride` apart, which the hardware does not guess. */
+static void fetch_block(const struct attention *a, int64_t at)
+{
+    for (int j = 0; j < ATTEND_BLOCK; j++, at += a->stride)
+        for (int i = 0; i < a->hd; i += 16) {
+            __builtin_prefetch(a->k + at + i);
+            __builtin_prefetch(a->v + at + i);
+        }
+}
+
 static void attend_piece(void *arg, int i, int thread)
 {
     const struct attention *a = arg;
@@ -105,6 +115,8 @@ static void attend_piece(void *arg, int i, int thread)
     sees(a, length, first + ch.rows - 1, &unused, &to);
     for (int b = from / ATTEND_BLOCK; b * ATTEND_BLOCK < to; b++) {
         int64_t at = block_row(a, ch.seq, b) * a->stride + (int64_t)head * hd;
+        if (a->page_table && (b + 1) * ATTEND_BLOCK < to)
+            fetch_block(a, block_row(a, ch.seq, b + 1) * a->stride + (int64_t)head * hd);
         int begin = 0, end = 0; /* rows that see the block: one range, because lo and hi rise */
         for (int r = 0; r < ch.rows; r++) {
             int lo, hi;
