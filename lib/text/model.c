@@ -1,6 +1,7 @@
 /* model.c - the model section: parsing, and Unigram, WordPiece and WordLevel (BPE is in bpe.c). */
 #include "text/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,13 +44,63 @@ int vocab_parse(struct tokenizer *t, struct json model, struct err *e)
 
 /* ---- Unigram ---- */
 
+static double power_of_ten(int n)
+{
+    static const double exact[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
+    char text[16];
+    if (n <= 22)
+        return exact[n];
+    snprintf(text, sizeof text, "1e%d", n);
+    return strtod(text, NULL);
+}
+
+/* A score as the reference reads it: all digits as one whole number, rounded, then one division or multiplication by a
+ * power of ten, rounded again. The last bit may differ from the correctly rounded value, and paths of equal probability
+ * ("2" "22" and "22" "2") are told apart by it. */
+static bool score_of(struct json v, double *out)
+{
+    const char *p = v.s, *end = v.s + v.n;
+    uint64_t digits = 0;
+    long exponent = 0, written = 0;
+    bool negative = p < end && *p == '-', point = false, full = false, below = false;
+    if (json_kind(v) != JSON_NUMBER)
+        return false;
+    for (p += negative; p < end && ((*p >= '0' && *p <= '9') || *p == '.'); p++) {
+        if (*p == '.') {
+            point = true;
+            continue;
+        }
+        unsigned d = (unsigned)(*p - '0');
+        full = full || digits > (UINT64_MAX - d) / 10; /* further digits are ignored */
+        if (!full)
+            digits = digits * 10 + d;
+        exponent += full ? !point : point ? -1 : 0;
+    }
+    if (p < end && (*p == 'e' || *p == 'E')) {
+        below = ++p < end && *p == '-';
+        for (p += p < end && (*p == '-' || *p == '+'); p < end && *p >= '0' && *p <= '9' && written < 100000; p++)
+            written = written * 10 + (*p - '0');
+        exponent += below ? -written : written;
+    }
+    if (p != end) /* NaN, Infinity */
+        return json_double(v, out);
+    double f = (double)digits;
+    for (; exponent < -308 && f != 0; exponent += 308)
+        f /= 1e308;
+    double p10 = power_of_ten(labs(exponent) > 308 ? 308 : (int)labs(exponent));
+    f = exponent >= 0 ? f * p10 : f / p10;
+    *out = negative ? -f : f;
+    return true;
+}
+
 static int unigram_piece(struct tokenizer *t, struct json v, int32_t id, struct err *e)
 {
     struct model *m = &t->model;
     struct json piece, score;
     struct json_iter it = json_each(v);
     if (json_kind(v) != JSON_ARRAY || !json_next(&it, NULL, &piece) || !json_next(&it, NULL, &score) ||
-        json_kind(piece) != JSON_STRING || !json_double(score, &m->score[id]))
+        json_kind(piece) != JSON_STRING || !score_of(score, &m->score[id]))
         return err_set(e, "Unigram vocab entry %d is not [piece, score]", id);
     struct str s = arena_str(&t->arena, piece);
     if (m->score[id] < m->min_score)
