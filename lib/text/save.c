@@ -44,7 +44,7 @@ static bool style_of(struct json v, struct style *out)
 static struct style plain_style(bool lines, uint32_t indent)
 {
     static const char deep[] = "\n                ";
-    struct style s = { { "", 0 }, { ",", 1 }, { "", 0 }, { ":", 1 } };
+    struct style s = { { "", 0 }, { NULL, 0 }, { "", 0 }, { ":", 1 } };
     if (lines) {
         s.open = (struct str){ deep, indent + 1 };
         s.close = (struct str){ deep, indent - 1 };
@@ -58,15 +58,12 @@ static void put(struct buf *b, struct str s)
     buf_add(b, s.s, s.n);
 }
 
+/* Between two members; where there is only one to learn from, a comma and what stands behind the bracket. */
 static void put_sep(struct buf *b, const struct style *s)
 {
-    if (s->sep.s && s->sep.n > 1) {
-        put(b, s->sep);
-    } else {
-        put(b, s->sep.s ? s->sep : (struct str){ ",", 1 });
-        if (!s->sep.s || s->open.n)
-            put(b, s->open);
-    }
+    put(b, s->sep.s ? s->sep : (struct str){ ",", 1 });
+    if (!s->sep.s)
+        put(b, s->open);
 }
 
 static void put_entry(struct buf *b, const struct style *s, const struct added *a, bool with_id)
