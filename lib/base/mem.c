@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -63,13 +64,28 @@ char *xstrdup(const char *s)
     return xstrndup(s, strlen(s));
 }
 
+/* Large memory gives its whole pages back first: they read as zeros and cost nothing before they are used. */
+static void zero(char *p, size_t n)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), head = (page - (uintptr_t)p % page) % page;
+    if (n < (size_t)1 << 20) {
+        memset(p, 0, n);
+        return;
+    }
+    size_t middle = (n - head) / page * page;
+    if (madvise(p + head, middle, MADV_DONTNEED) < 0)
+        memset(p + head, 0, middle);
+    memset(p, 0, head);
+    memset(p + head + middle, 0, n - head - middle);
+}
+
 int mem_try_zeroed(void **out, size_t n, const char *what, struct err *e)
 {
     size_t rounded = (n + 63) & ~(size_t)63;
     void *p = rounded < n ? NULL : aligned_alloc(64, rounded ? rounded : 64);
     if (!p)
         return err_set(e, "no memory for the %s: %.1f MiB are needed", what, (double)n / 1048576.0);
-    memset(p, 0, rounded ? rounded : 64);
+    zero(p, rounded ? rounded : 64);
     *out = p;
     return 0;
 }

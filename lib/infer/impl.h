@@ -35,6 +35,7 @@ struct request {
     int next_sample, end_sample; /* indices still to be started: next_sample .. end_sample - 1 */
     int limit;                   /* tokens a sample may have: max_new, or what the context has room for */
     bool started;
+    struct seq *ready; /* the next sample, made and waiting for room; or NULL */
     uint64_t seed;
     char *source_id; /* owned */
     void *user;

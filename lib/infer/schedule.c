@@ -28,6 +28,7 @@ void request_drop(struct request *q)
 {
     if (--q->refs > 0)
         return;
+    seq_free(q->ready);
     for (int i = 0; i < q->params.n_stop_strings; i++)
         free((char *)q->params.stop_strings[i]);
     free(q->prompt);
@@ -329,12 +330,13 @@ static struct seq *seq_new(struct engine *g, struct request *q, struct err *e)
 static int start_new(struct engine *g, int slot, struct err *e)
 {
     struct request **link = choose(g), *q = *link;
-    struct seq *s = seq_new(g, q, e);
+    struct seq *s = q->ready ? q->ready : seq_new(g, q, e);
+    q->ready = NULL;
     if (!s)
         return -1;
     s->order = g->next_order;
     if (q->limit > 0 && !seq_enter(g, s, slot)) {
-        seq_free(s);
+        q->ready = s; /* waiting for room costs no allocation */
         return 0;
     }
     g->next_order++;

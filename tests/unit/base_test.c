@@ -264,6 +264,31 @@ static void arenas_stop_at_their_limit(void **state)
     arena_release(&a);
 }
 
+/* Also where freed memory is taken again, and with neighbours at both ends. */
+static void zeroed_memory_is_zero(void **state)
+{
+    (void)state;
+    struct err e;
+    static const size_t sizes[] = { 1, 64, 100000, (1 << 20) - 1, 1 << 20, (1 << 20) + 4097, 5000000 };
+    for (int round = 0; round < 20; round++) {
+        unsigned char *p[7];
+        for (int i = 0; i < 7; i++) {
+            void *q;
+            assert_ok(mem_try_zeroed(&q, sizes[i], "test", &e));
+            p[i] = q;
+            for (size_t k = 0; k < sizes[i]; k++)
+                if (p[i][k])
+                    fail_msg("byte %zu of %zu is %d", k, sizes[i], p[i][k]);
+            memset(p[i], 100 + i, sizes[i]);
+        }
+        for (int i = 0; i < 7; i++) {
+            for (size_t k = 0; k < sizes[i]; k++)
+                assert_true(p[i][k] == 100 + i);
+            free(p[i]);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -275,6 +300,7 @@ int main(void)
         cmocka_unit_test(streams_are_apart_and_uniform),
         cmocka_unit_test(options_parse_strictly),
         cmocka_unit_test(pool_runs_every_piece_once),
+        cmocka_unit_test(zeroed_memory_is_zero),
         cmocka_unit_test(arenas_stop_at_their_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -439,11 +439,46 @@ static void test_no_allocation(void **state)
     close_opened(&m);
 }
 
+/* Nor while somebody waits for room in the cache. */
+static void test_waiting_allocates_nothing(void **state)
+{
+    (void)state;
+    if (!COUNTS_ALLOCATIONS) {
+        printf("# skip: allocations are not counted under the sanitizer\n");
+        skip();
+    }
+    struct opened m = open_random(VOCAB, 1, 1);
+    struct engine *g;
+    struct gen_params p;
+    int32_t prompt[320] = { 3 };
+    gen_params_init(&p, model_config(m.m));
+    p.n_stop = 0;
+    p.max_new = 60;
+    struct engine_options o = { .kv_memory = 30 * (int64_t)kv_page_bytes(model_config(m.m)) };
+    assert_ok(engine_open(&g, m.m, &o, &e));
+    for (int i = 0; i < 6; i++) {
+        prompt[0] = i; /* nothing shared */
+        struct gen_request q = { prompt, 320, 1, 0, 1, "waits", NULL, &p };
+        assert_ok(engine_submit(g, &q, &e));
+    }
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(engine_step(g, &e), 1);
+    long before = allocations;
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(engine_step(g, &e), 1);
+    assert_int_equal(allocations - before, 0);
+    assert_int_equal(engine_stats(g).running, 2);
+    assert_int_equal(engine_stats(g).waiting, 4);
+    engine_close(g);
+    close_opened(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_frequencies),  cmocka_unit_test(test_phases),        cmocka_unit_test(test_penalties),
-        cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_frequencies),   cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_penalties),     cmocka_unit_test(test_stop_strings),
+        cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_waiting_allocates_nothing),
     };
     return cmocka_run_group_tests_name("infer_sample", tests, NULL, NULL);
 }
