@@ -14,7 +14,6 @@
 #include "base/mem.h"
 
 struct packing {
-    struct cpu *c;
     const struct weight *w;
     char *to;
 };
@@ -35,28 +34,41 @@ static const char *source_row(const struct weight *w, int64_t r)
     return (const char *)p->host + (size_t)(r * w->cols) * dtype_size(p->dtype);
 }
 
+enum { TILE_K = 64 }; /* rows of a panel that are written together: they stay in the first cache for all 16 columns */
+
 /* Words of two: element k in the low half, k + 1 in the high one; column c of the panel at word (k / 2) * PANEL + c. */
-static void pack_bf16(const struct weight *w, int64_t first, int n, uint16_t *to)
+static void pack_bf16(const struct weight *w, int64_t first, int n, uint32_t *to)
 {
-    for (int col = 0; col < n; col++) {
-        const char *from = source_row(w, first + col);
-        for (int64_t k = 0; k < w->cols; k++)
-            memcpy(&to[(k / 2 * PANEL + col) * 2 + k % 2], from + 2 * k, 2);
-    }
+    int64_t pairs = w->cols / 2;
+    const char *from[PANEL];
+    for (int col = 0; col < n; col++)
+        from[col] = source_row(w, first + col);
+    for (int64_t k = 0; k < pairs; k += TILE_K)
+        for (int col = 0; col < n; col++)
+            for (int64_t i = k; i < pairs && i < k + TILE_K; i++)
+                memcpy(&to[i * PANEL + col], from[col] + 4 * i, 4);
+    if (w->cols % 2)
+        for (int col = 0; col < n; col++)
+            memcpy(&to[pairs * PANEL + col], from[col] + 4 * pairs, 2); /* the panel was zeroed: k + 1 is 0 */
 }
 
-static void pack_f32(const struct weight *w, int64_t first, int n, float *to, float *row)
+static void pack_f32(const struct weight *w, int64_t first, int n, float *to)
 {
-    for (int col = 0; col < n; col++) {
-        weight_row(w, first + col, row);
-        for (int64_t k = 0; k < w->cols; k++)
-            to[k * PANEL + col] = row[k];
+    float part[TILE_K];
+    for (int64_t k = 0; k < w->cols; k += TILE_K) {
+        int64_t kn = w->cols - k < TILE_K ? w->cols - k : TILE_K;
+        for (int col = 0; col < n; col++) {
+            weight_row_part(w, first + col, k, kn, part);
+            for (int64_t i = 0; i < kn; i++)
+                to[(k + i) * PANEL + col] = part[i];
+        }
     }
 }
 
 static void pack_panel(void *arg, int i, int thread)
 {
-    struct packing *p = arg;
+    (void)thread;
+    const struct packing *p = arg;
     const struct weight *w = p->w;
     char *to = p->to + (size_t)i * w->panel_bytes;
     int64_t first = (int64_t)i * PANEL;
@@ -64,9 +76,9 @@ static void pack_panel(void *arg, int i, int thread)
     if (n < PANEL || (w->packed_bf16 && w->cols % 2))
         memset(to, 0, w->panel_bytes);
     if (w->packed_bf16)
-        pack_bf16(w, first, n, (uint16_t *)(void *)to);
+        pack_bf16(w, first, n, (uint32_t *)(void *)to);
     else
-        pack_f32(w, first, n, (float *)(void *)to, p->c->scratch[thread].p);
+        pack_f32(w, first, n, (float *)(void *)to);
 }
 
 static void let_go(const struct weight *w)
@@ -93,9 +105,6 @@ bool weight_pack(struct cpu *c, struct weight *w)
     w->panel_bytes = (size_t)(w->packed_bf16 ? (w->cols + 1) / 2 : w->cols) * PANEL * 4;
     int64_t panels = (w->rows + PANEL - 1) / PANEL;
     size_t huge = (size_t)1 << 21, bytes = (size_t)panels * w->panel_bytes, align = bytes >= 2 * huge ? huge : 64;
-    for (int t = 0; t < c->threads; t++)
-        if (!cpu_scratch(c, t, (size_t)w->cols * 4, w->what))
-            return false;
     char *to = w->packed ? w->packed : aligned_alloc(align, (bytes + align - 1) & ~(align - 1));
     if (!to) {
         cpu_fail(c, "no memory to pack the %s: %.1f MiB are needed", w->what, (double)bytes / 1048576.0);
@@ -105,7 +114,7 @@ bool weight_pack(struct cpu *c, struct weight *w)
     if (align == huge)
         madvise(to, bytes, MADV_HUGEPAGE);
 #endif
-    struct packing p = { c, w, to };
+    struct packing p = { w, to };
     pool_run(c->pool, (int)panels, pack_panel, &p);
     if (bytes >= huge && !w->packed)
         let_go(w);
