@@ -172,7 +172,7 @@ static int run_stage(struct score *s, const struct model_config *c, struct err *
     struct scoring_spec spec = { .dir = s->dir,
                                  .format = prompt_format_of(o.format),
                                  .delimiter = prompt_delimiter(family),
-                                 .max_tokens = (int)o.max_tokens,
+                                 .max_tokens = (int)(o.max_tokens < c->max_positions ? o.max_tokens : c->max_positions),
                                  .vocab = c->vocab,
                                  .tokens = o.tokens,
                                  .compat = o.compat };

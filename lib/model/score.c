@@ -169,9 +169,13 @@ int scorer_run(struct scorer *s, const struct score_seq *seq, int n, struct err 
 {
     const struct score_seq **order = xcalloc((size_t)n + 1, sizeof *order);
     int count = 0, rc = 0;
-    for (int i = 0; i < n; i++)
-        if (seq[i].first < seq[i].n) /* there is something to score */
+    for (int i = 0; i < n && rc == 0; i++) {
+        if (seq[i].n > model_config(s->m)->max_positions)
+            rc = err_set(e, "%s: a text of %d tokens is longer than the model's context of %lld", model_dir(s->m),
+                         seq[i].n, (long long)model_config(s->m)->max_positions);
+        else if (seq[i].first < seq[i].n) /* there is something to score */
             order[count++] = &seq[i];
+    }
     if (count)
         qsort(order, (size_t)count, sizeof *order, longest_first);
     for (int from = 0, to; from < count && rc == 0; from = to) {

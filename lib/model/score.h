@@ -30,6 +30,7 @@ struct score_seq {
 };
 
 int scorer_open(struct scorer **out, struct model *m, int max_rows, struct err *e);
+/* A sequence longer than the model's max_positions is an error. */
 int scorer_run(struct scorer *s, const struct score_seq *seq, int n, struct err *e);
 void scorer_close(struct scorer *s); /* NULL is fine */
 

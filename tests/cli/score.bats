@@ -111,3 +111,9 @@ X
   fails 1 'no such' score -q -m ./nowhere /dev/null
   fails 2 'max-seq-len' score --max-seq-len 1 /dev/null
 }
+
+@test "score: a row longer than the model's context is skipped, whatever --max-seq-len says" {
+  jq -nc '{prompt: "a", completion: ("x " * 600)}' >rows
+  score -q -m "$(M qwen2)" --max-seq-len 100000 rows >got
+  jq -e '.skipped and (.reason | endswith("tokens are more than 512"))' got
+}

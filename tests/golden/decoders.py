@@ -45,8 +45,8 @@ def qwen2(D, F, L, H, KV, tie, **kw):
 
 
 def llama(D, F, L, H, KV, tie, **kw):
-    return base("LlamaForCausalLM", "llama", D, F, L, H, KV, tie, attention_bias=False, mlp_bias=False, pretraining_tp=1,
-                **dict(dict(rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=None), **kw))
+    return base("LlamaForCausalLM", "llama", D, F, L, H, KV, tie, **dict(
+        dict(attention_bias=False, mlp_bias=False, pretraining_tp=1, rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=None), **kw))
 
 
 def phi3(D, F, L, H, KV, **kw):
@@ -69,6 +69,9 @@ FAMILIES = {
     "qwen3-sliding": dict(config=qwen3(32, 48, 3, 2, 1, True, use_sliding_window=True, sliding_window=8, max_window_layers=1),
                           template=tt.CHATML),
     "phi3-sliding": dict(config=phi3(32, 48, 2, 4, 2, sliding_window=8)),
+    "llama-bias": dict(config=llama(32, 48, 2, 4, 2, True, attention_bias=True, mlp_bias=True, head_dim=12, rope_theta=10000.0),
+                       template=tt.CHATML),
+    "phi3-partial": dict(config=phi3(32, 48, 2, 2, 2, partial_rotary_factor=0.5)),
     "qwen3-bf16": dict(config=qwen3(32, 48, 2, 2, 1, True, torch_dtype="bfloat16"), template=tt.CHATML),
     "llama-fp16": dict(config=llama(32, 48, 2, 2, 2, False, torch_dtype="float16", rope_theta=10000.0), template=tt.CHATML),
 }

@@ -75,6 +75,28 @@ static void test_scores(void **state)
     }
 }
 
+static void test_too_long(void **state)
+{
+    (void)state;
+    struct err e = { "" };
+    struct opened o = open_golden("qwen3", "cpu");
+    struct scorer *s;
+    int n = (int)model_config(o.m)->max_positions + 1;
+    int32_t *ids = xcalloc((size_t)n, sizeof *ids);
+    float *lp = xcalloc((size_t)n, sizeof *lp);
+    struct score_seq seq = { ids, n, 1, lp, NULL };
+    assert_ok(scorer_open(&s, o.m, 64, &e));
+    assert_int_equal(scorer_run(s, &seq, 1, &e), -1);
+    assert_non_null(strstr(e.msg, "513 tokens is longer than the model's context of 512"));
+    seq.n--;
+    assert_ok(scorer_run(s, &seq, 1, &e));
+    assert_true(lp[510] < 0);
+    scorer_close(s);
+    free(ids);
+    free(lp);
+    close_golden(&o);
+}
+
 static void test_encoder(void **state)
 {
     (void)state;
@@ -88,6 +110,7 @@ static void test_encoder(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_scores), cmocka_unit_test(test_encoder) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_scores), cmocka_unit_test(test_too_long),
+                                        cmocka_unit_test(test_encoder) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,8 +14,8 @@
 #include "model/model.h"
 
 static const char *const golden_decoders[] = {
-    "qwen3", "qwen3-untied",  "qwen2",         "qwen2-sharded", "llama3",     "llama3-tied",
-    "phi3",  "phi3-longrope", "qwen3-sliding", "phi3-sliding",  "qwen3-bf16", "llama-fp16",
+    "qwen3",         "qwen3-untied",  "qwen2",        "qwen2-sharded", "llama3",     "llama3-tied", "phi3",
+    "phi3-longrope", "qwen3-sliding", "phi3-sliding", "qwen3-bf16",    "llama-fp16", "llama-bias",  "phi3-partial",
 };
 enum { GOLDEN_DECODERS = sizeof golden_decoders / sizeof *golden_decoders };
 static const char *const test_devices[] = { "cpu", "cpu-oracle" };
