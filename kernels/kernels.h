@@ -210,6 +210,9 @@ struct device {
     void (*weight_refresh)(struct device *d, struct weight *w, const struct tensor *values);
 
     void (*copy)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n);
+    /* y[y_row + i][y_col + j] = by * x[x_row + i][x_col + j] for i < rows, j < cols; rows are as wide as the tensors */
+    void (*copy_block)(struct device *d, struct tensor *y, int64_t y_row, int64_t y_col, const struct tensor *x,
+                       int64_t x_row, int64_t x_col, int64_t rows, int64_t cols, float by);
     void (*fill)(struct device *d, struct tensor *y, float value, int64_t n);
     void (*scale)(struct device *d, struct tensor *y, float by, int64_t n); /* y *= by */
     /* y[i] = kept ? y[i] / (1 - p) : 0; element i is kept by the draw at position first + i of the stream */

@@ -59,6 +59,20 @@ static void copy(struct device *d, struct tensor *y, const struct tensor *x, int
         memcpy(f32(y), f32(x), (size_t)n * sizeof(float));
 }
 
+static void copy_block(struct device *d, struct tensor *y, int64_t y_row, int64_t y_col, const struct tensor *x,
+                       int64_t x_row, int64_t x_col, int64_t rows, int64_t cols, float by)
+{
+    WANT("copy_block", y->dtype == DTYPE_F32 && x->dtype == DTYPE_F32);
+    WANT("copy_block", y_row >= 0 && y_col >= 0 && y_row + rows <= y->rows && y_col + cols <= y->cols);
+    WANT("copy_block", x_row >= 0 && x_col >= 0 && x_row + rows <= x->rows && x_col + cols <= x->cols);
+    for (int64_t i = 0; !cpu_of(d)->failed && i < rows; i++) {
+        float *to = f32(y) + (y_row + i) * y->cols + y_col;
+        const float *from = f32(x) + (x_row + i) * x->cols + x_col;
+        for (int64_t j = 0; j < cols; j++)
+            to[j] = by * from[j];
+    }
+}
+
 static void fill(struct device *d, struct tensor *y, float value, int64_t n)
 {
     WANT("fill", holds(y, DTYPE_F32, n));
@@ -310,6 +324,7 @@ void cpu_train_init(struct cpu *c)
     d->weight_from_tensor = weight_from_tensor;
     d->weight_refresh = weight_refresh;
     d->copy = copy;
+    d->copy_block = copy_block;
     d->fill = fill;
     d->scale = scale;
     d->dropout = dropout;

@@ -301,6 +301,7 @@ static void read_heads(struct reader *r, struct model_config *c)
 static void read_decoder(struct reader *r, struct model_config *c)
 {
     want_word(r, "hidden_act", "silu");
+    c->initializer_range = (float)get_real(r, "initializer_range", 0.02);
     c->eps = (float)get_real(r, "rms_norm_eps", c->family == MODEL_PHI3 ? 1e-5 : 1e-6);
     c->tied = get_bool(r, "tie_word_embeddings", false);
     c->qk_norm = c->family == MODEL_QWEN3;
@@ -324,6 +325,7 @@ static void read_encoder(struct reader *r, struct model_config *c)
         find(r, "is_decoder", &v);
         refuse(r, "is_decoder", v, "false");
     }
+    c->initializer_range = (float)get_real(r, "initializer_range", 0.02);
     c->eps = (float)get_real(r, "layer_norm_eps", 1e-12);
     c->qkv_bias = c->o_bias = c->mlp_bias = true;
     c->types = (int)get_int(r, "type_vocab_size", 1, 65536, 2);

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "model/parts.h"
 #include "model/rope.h"
+#include "model/train.h"
 
 /* ---- open ---- */
 
@@ -34,6 +35,30 @@ static int load(struct model *m, struct err *e)
     buf_release(&problems);
     plan_release(&p);
     return rc;
+}
+
+/* Sizes, but no weights: lib/model/train.h fills them. */
+int model_open_blank(struct model **out, const char *dir, struct device *d, struct err *e)
+{
+    struct model *m = xcalloc(1, sizeof *m);
+    *out = NULL;
+    m->dir = xstrdup(dir);
+    m->d = d;
+    if (model_config_read(&m->c, dir, e) == 0 && check_sizes(&m->c, dir, e) == 0) {
+        m->layer = xcalloc((size_t)m->c.layers, sizeof *m->layer);
+        if (m->c.encoder || model_need_positions(m, 1, e) == 0) {
+            *out = m;
+            return 0;
+        }
+    }
+    model_close(m);
+    return -1;
+}
+
+void model_keep_tensor(struct model *m, struct tensor *t)
+{
+    m->own = xreallocarray(m->own, m->nown + 1, sizeof *m->own);
+    m->own[m->nown++] = t;
 }
 
 int model_open(struct model **out, const char *dir, struct device *d, struct err *e)
@@ -94,6 +119,9 @@ void model_close(struct model *m)
     struct tensor *v[] = { m->head_b, m->norm, m->norm_b, m->cos, m->sin };
     for (size_t i = 0; i < sizeof v / sizeof *v; i++)
         d->tensor_free(d, v[i]);
+    for (size_t i = 0; i < m->nown; i++)
+        d->tensor_free(d, m->own[i]);
+    free(m->own);
     free_scratch(m);
     dump_close(m->dump);
     safetensors_close(m->st);

@@ -47,6 +47,7 @@ struct model_config {
     int position_base;          /* encoders: position of the first token (XLM-R 2, BERT 0); so a sequence has room for
                                    max_positions - position_base tokens */
     int types;                  /* encoders: rows of the token-type table; all tokens have type 0 */
+    float initializer_range;    /* deviation of initial matrices when training starts from nothing */
     int n_eos, bos, pad;        /* -1: none */
     int32_t eos[MODEL_MAX_EOS]; /* stop ids: generation_config.json's, else config.json's */
 };

@@ -52,7 +52,12 @@ struct model {
     struct model_scratch s;
     int varlen_rows; /* of the last model_forward_varlen */
     struct model_dump *dump;
+    struct tensor **own; /* trained matrices, which the weights read */
+    size_t nown;
 };
+
+/* The model frees the tensor when it closes. */
+void model_keep_tensor(struct model *m, struct tensor *t);
 
 /* ---- the plan ---- */
 enum { PLAN_PARTS = 3, PLAN_NAME = 128 };

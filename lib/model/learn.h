@@ -1,0 +1,97 @@
+/* learn.h - inside of a trainable model, for lib/model's own files. */
+#ifndef LATENT_MODEL_LEARN_H
+#define LATENT_MODEL_LEARN_H
+
+#include "model/parts.h"
+#include "model/train.h"
+
+/* A LoRA branch beside one stacked matrix [out, in]: h = x A^T with the A of all targeted parts stacked, y += h B^T
+ * with their scaled B on the diagonal. */
+struct branch {
+    struct param *a[PARAM_PARTS], *b[PARAM_PARTS]; /* NULL: this part is not targeted */
+    int64_t first[PARAM_PARTS];                    /* row of the part in the stacked matrix */
+    int nparts;
+    int64_t in, out, rank;  /* of the stacks: rank is the sum */
+    struct tensor *av, *bv; /* F32 [rank, in], [out, rank]: the stacks, from which the weights are packed */
+    struct tensor *ag, *bg; /* their gradients */
+    struct weight *aw, *bw;
+    struct tensor *h, *dh; /* F32 [max_rows, rank] */
+    struct tensor *drop;   /* F32 [max_rows, in], only with dropout */
+};
+
+/* Matrices of a layer that may have a branch. */
+enum site { SITE_QKV, SITE_O, SITE_UP, SITE_DOWN, SITES };
+
+/* Gradients of what a struct model_layer holds; NULL where it is frozen. */
+struct layer_grads {
+    struct tensor *w[SITES], *b[SITES];
+    struct tensor *norm1, *norm1_b, *norm2, *norm2_b, *q_norm, *k_norm;
+    struct branch *branch[SITES];
+};
+
+/* What a layer keeps for the way back, F32 [max_rows, ...]. */
+struct kept {
+    struct tensor *x;   /* residual stream that came in */
+    struct tensor *raw; /* q, k, v before the head norms (only with qk_norm) */
+    struct tensor *qkv, *att, *lse;
+    struct tensor
+        *mid; /* decoders: residual stream between attention and MLP; encoders: sum before the first LayerNorm */
+    struct tensor *up;
+    struct tensor *sum; /* encoders: sum before the second LayerNorm; a: its input */
+    struct tensor *a;
+};
+
+struct trainable {
+    struct model *m;
+    struct trainable_options o;
+    struct lora_options lora;
+    char *targets;
+    struct param **param;
+    size_t nparams;
+    struct layer_grads *layer;
+    struct tensor *embed, *head, *head_b, *norm, *norm_b, *positions, *types; /* gradients; NULL: frozen */
+    struct branch **branch;                                                   /* all of them */
+    size_t nbranches;
+    /* scratch */
+    struct kept *kept; /* [layers], or one with recompute */
+    struct tensor **x; /* [layers + 1] residual stream into each layer, and out of the last */
+    struct tensor *xn, *act, *dx, *dxn, *dqkv, *dup, *dact, *datt;
+    struct tensor *ids, *table_row, *begin, *zeros;
+    struct tensor *index, *target, *pick, *hn, *dpick, *dhn, *logits, *loss;
+    uint64_t dropout_first; /* of the pass that runs */
+};
+
+/* ---- params.c ---- */
+int params_full(struct trainable *t, struct err *e);
+int param_new(struct trainable *t, struct param **out, int64_t rows, int64_t cols, bool matrix, struct err *e);
+
+/* ---- lora.c ---- */
+int params_lora(struct trainable *t, struct err *e);
+void branch_free(struct trainable *t, struct branch *b);
+/* y += branch(x), behind the base product; with its own dropout position. */
+void branch_forward(struct trainable *t, struct branch *b, struct tensor *y, const struct tensor *x, int rows,
+                    uint64_t draw);
+/* dx += way back; gradients of A and B grow. */
+void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, const struct tensor *dy,
+                     const struct tensor *x, int rows, uint64_t draw);
+void branch_refresh(struct trainable *t, struct branch *b); /* stacks follow the parameters */
+void branch_collect(struct trainable *t, struct branch *b); /* gradients of the parameters from those of the stacks */
+void branch_zero(struct trainable *t, struct branch *b);
+int lora_load(struct trainable *t, const char *dir, struct err *e);
+
+/* ---- walk.c, walk_encoder.c ---- */
+void decoder_layer_forward(struct trainable *t, int layer, const struct train_batch *b, struct kept *k);
+void decoder_layer_backward(struct trainable *t, int layer, const struct train_batch *b, struct kept *k);
+void encoder_embed(struct trainable *t, const struct train_batch *b);
+void encoder_embed_backward(struct trainable *t, const struct train_batch *b);
+void encoder_layer_forward(struct trainable *t, int layer, const struct train_batch *b, struct kept *k);
+void encoder_layer_backward(struct trainable *t, int layer, const struct train_batch *b, struct kept *k);
+
+/* y = x W^T (+ bias) (+ branch), or += */
+void site_forward(struct trainable *t, int layer, enum site s, struct tensor *y, const struct tensor *x, int rows,
+                  bool add);
+/* dx = dy W (+ branch); gradients of weight and bias grow */
+void site_backward(struct trainable *t, int layer, enum site s, struct tensor *dx, const struct tensor *dy,
+                   const struct tensor *x, int rows);
+
+#endif

@@ -1,0 +1,254 @@
+/* lora.c - low-rank branches: stacked for multiplication, apart as parameters. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "model/learn.h"
+
+double lora_scaling(const struct lora_options *o)
+{
+    return o->rslora ? o->alpha / sqrt((double)o->rank) : o->alpha / (double)o->rank;
+}
+
+/* ---- multiplication ---- */
+
+/* What the branch sees: x itself, or x with dropped elements, the same ones forwards and backwards. */
+static const struct tensor *branch_input(struct trainable *t, struct branch *b, const struct tensor *x, int rows,
+                                         uint64_t draw)
+{
+    struct device *d = t->m->d;
+    if (!b->drop)
+        return x;
+    struct rng r = rng_stream(t->o.seed, "dropout", 7, 0);
+    d->copy(d, b->drop, x, (int64_t)rows * b->in);
+    d->dropout(d, b->drop, (float)t->lora.dropout, r.key, r.stream, draw, (int64_t)rows * b->in);
+    return b->drop;
+}
+
+void branch_forward(struct trainable *t, struct branch *b, struct tensor *y, const struct tensor *x, int rows,
+                    uint64_t draw)
+{
+    struct device *d = t->m->d;
+    d->linear(d, b->h, branch_input(t, b, x, rows, draw), b->aw, NULL, rows, false);
+    d->linear(d, y, b->h, b->bw, NULL, rows, true);
+}
+
+void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, const struct tensor *dy,
+                     const struct tensor *x, int rows, uint64_t draw)
+{
+    struct device *d = t->m->d;
+    const struct tensor *in = branch_input(t, b, x, rows, draw);
+    d->linear(d, b->h, in, b->aw, NULL, rows, false);
+    d->linear_dw(d, b->bg, NULL, dy, b->h, rows, (int)b->out, (int)b->rank);
+    d->linear_dx(d, b->dh, dy, b->bw, rows, false);
+    d->linear_dw(d, b->ag, NULL, b->dh, in, rows, (int)b->rank, (int)b->in);
+    if (!b->drop) {
+        d->linear_dx(d, dx, b->dh, b->aw, rows, true);
+        return;
+    }
+    /* the mask once more, on the gradient: the same draws */
+    struct rng r = rng_stream(t->o.seed, "dropout", 7, 0);
+    d->linear_dx(d, b->drop, b->dh, b->aw, rows, false);
+    d->dropout(d, b->drop, (float)t->lora.dropout, r.key, r.stream, draw, (int64_t)rows * b->in);
+    d->add(d, dx, b->drop, (int64_t)rows * b->in);
+}
+
+/* ---- stacks and parameters: part i of A lies at rows at .. at + r, its B at [first, at] scaled ---- */
+
+void branch_refresh(struct trainable *t, struct branch *b)
+{
+    struct device *d = t->m->d;
+    float by = (float)lora_scaling(&t->lora);
+    for (int i = 0, at = 0; i < b->nparts; i++) {
+        if (!b->a[i])
+            continue;
+        d->copy_block(d, b->av, at, 0, b->a[i]->value, 0, 0, b->a[i]->rows, b->in, 1);
+        d->copy_block(d, b->bv, b->first[i], at, b->b[i]->value, 0, 0, b->b[i]->rows, b->b[i]->cols, by);
+        at += (int)b->a[i]->rows;
+    }
+    d->weight_refresh(d, b->aw, b->av);
+    d->weight_refresh(d, b->bw, b->bv);
+}
+
+void branch_collect(struct trainable *t, struct branch *b)
+{
+    struct device *d = t->m->d;
+    float by = (float)lora_scaling(&t->lora);
+    for (int i = 0, at = 0; i < b->nparts; i++) {
+        if (!b->a[i])
+            continue;
+        d->copy_block(d, b->a[i]->grad, 0, 0, b->ag, at, 0, b->a[i]->rows, b->in, 1);
+        d->copy_block(d, b->b[i]->grad, 0, 0, b->bg, b->first[i], at, b->b[i]->rows, b->b[i]->cols, by);
+        at += (int)b->a[i]->rows;
+    }
+}
+
+void branch_zero(struct trainable *t, struct branch *b)
+{
+    struct device *d = t->m->d;
+    d->fill(d, b->ag, 0, b->rank * b->in);
+    d->fill(d, b->bg, 0, b->out * b->rank);
+}
+
+void branch_free(struct trainable *t, struct branch *b)
+{
+    struct device *d = t->m->d;
+    struct tensor *v[] = { b->av, b->bv, b->ag, b->bg, b->h, b->dh, b->drop };
+    if (b->aw)
+        d->weight_free(d, b->aw);
+    if (b->bw)
+        d->weight_free(d, b->bw);
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        d->tensor_free(d, v[i]);
+    free(b);
+}
+
+/* ---- making ---- */
+
+static bool is_target(const struct trainable *t, const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    const char *last = dot ? dot + 1 : name;
+    if (strcmp(t->targets, "all-linear") == 0)
+        return true;
+    for (const char *p = t->targets; *p;) {
+        size_t n = strcspn(p, ",");
+        if (strlen(last) == n && memcmp(p, last, n) == 0)
+            return true;
+        p += n + (p[n] == ',');
+    }
+    return false;
+}
+
+/* Kaiming uniform with a = sqrt(5), as PEFT: U(-1/sqrt(in), 1/sqrt(in)), one stream a tensor. */
+static void fresh_a(struct trainable *t, struct param *a)
+{
+    size_t n = (size_t)(a->rows * a->cols);
+    float *v = xreallocarray(NULL, n, sizeof *v), bound = 1 / sqrtf((float)a->cols);
+    struct rng r = rng_stream(t->o.seed, a->part[0].name, strlen(a->part[0].name), 0);
+    for (size_t i = 0; i < n; i++)
+        v[i] = bound * (float)(2 * rng_unit(&r, i) - 1);
+    t->m->d->tensor_write(t->m->d, a->value, 0, v, n);
+    free(v);
+}
+
+/* The branch beside one plan item, if any of its parts is a target. */
+static int make_branch(struct trainable *t, const struct plan_item *it, struct branch **out, struct err *e)
+{
+    struct branch *b = xcalloc(1, sizeof *b);
+    struct device *d = t->m->d;
+    int rc = 0;
+    *out = NULL;
+    b->nparts = it->nparts;
+    b->in = it->cols;
+    for (int i = 0; rc == 0 && i < it->nparts; i++) {
+        char module[128];
+        size_t n = strlen(it->part[i].name) - strlen(".weight");
+        snprintf(module, sizeof module, "%.*s", (int)n, it->part[i].name);
+        b->first[i] = b->out;
+        b->out += it->part[i].rows;
+        if (!is_target(t, module))
+            continue;
+        rc = param_new(t, &b->a[i], t->lora.rank, it->cols, true, e) < 0 ||
+                     param_new(t, &b->b[i], it->part[i].rows, t->lora.rank, true, e) < 0
+                 ? -1
+                 : 0;
+        if (rc < 0)
+            break;
+        b->a[i]->part[0].rows = b->a[i]->rows;
+        b->b[i]->part[0].rows = b->b[i]->rows;
+        snprintf(b->a[i]->part[0].name, sizeof b->a[i]->part[0].name, "base_model.model.%.90s.lora_A.weight", module);
+        snprintf(b->b[i]->part[0].name, sizeof b->b[i]->part[0].name, "base_model.model.%.90s.lora_B.weight", module);
+        fresh_a(t, b->a[i]);
+        b->rank += t->lora.rank;
+    }
+    if (rc < 0 || b->rank == 0) {
+        branch_free(t, b);
+        return rc;
+    }
+    const struct {
+        struct tensor **t;
+        int64_t rows, cols;
+    } want[] = { { &b->av, b->rank, b->in },        { &b->bv, b->out, b->rank },
+                 { &b->ag, b->rank, b->in },        { &b->bg, b->out, b->rank },
+                 { &b->h, t->o.max_rows, b->rank }, { &b->dh, t->o.max_rows, b->rank },
+                 { &b->drop, t->o.max_rows, b->in } };
+    for (size_t i = 0; rc == 0 && i < sizeof want / sizeof *want; i++)
+        if (want[i].t != &b->drop || t->lora.dropout > 0)
+            rc = d->tensor_new(d, want[i].t, DTYPE_F32, want[i].rows, want[i].cols, "adapter", e);
+    if (rc == 0 && (d->weight_from_tensor(d, &b->aw, b->av, "adapter A", e) < 0 ||
+                    d->weight_from_tensor(d, &b->bw, b->bv, "adapter B", e) < 0))
+        rc = -1;
+    if (rc < 0) {
+        branch_free(t, b);
+        return -1;
+    }
+    t->branch = xreallocarray(t->branch, t->nbranches + 1, sizeof *t->branch);
+    t->branch[t->nbranches++] = b;
+    *out = b;
+    return 0;
+}
+
+static struct branch **place_of(struct trainable *t, struct weight *const *slot)
+{
+    for (int i = 0; i < t->m->c.layers; i++) {
+        const struct model_layer *l = &t->m->layer[i];
+        struct weight *const *site[SITES] = { &l->qkv, &l->o, &l->up, &l->down };
+        for (int s = 0; s < SITES; s++)
+            if (site[s] == slot)
+                return &t->layer[i].branch[s];
+    }
+    return NULL;
+}
+
+/* Values of a saved adapter; every parameter must be in it, in its shape, and nothing else. */
+int lora_load(struct trainable *t, const char *dir, struct err *e)
+{
+    struct safetensors *st;
+    char *path = path_join(dir, "adapter_model.safetensors");
+    int rc = safetensors_open(&st, path, e);
+    if (rc == 0 && safetensors_count(st) != t->nparams)
+        rc = err_set(e, "%s: %zu tensors, this model with these targets has %zu", path, safetensors_count(st),
+                     t->nparams);
+    for (size_t i = 0; rc == 0 && i < t->nparams; i++) {
+        struct param *p = t->param[i];
+        const struct st_tensor *s = safetensors_find(st, p->part[0].name);
+        if (!s || s->rank != 2 || s->shape[0] != p->rows || s->shape[1] != p->cols) {
+            rc = err_set(
+                e, "%s: tensor %s must be there as [%lld, %lld]: the adapter is of another model, or rank, or target",
+                path, p->part[0].name, (long long)p->rows, (long long)p->cols);
+            break;
+        }
+        float *v = xreallocarray(NULL, s->elements, sizeof *v);
+        model_floats(v, s, 0, s->elements);
+        t->m->d->tensor_write(t->m->d, p->value, 0, v, s->elements);
+        free(v);
+    }
+    if (rc == 0 || st)
+        safetensors_close(st);
+    free(path);
+    return rc;
+}
+
+int params_lora(struct trainable *t, struct err *e)
+{
+    struct plan p;
+    int rc = 0;
+    plan_make(&p, t->m);
+    for (size_t i = 0; rc == 0 && i < p.n; i++) {
+        struct branch **to = p.item[i].weight ? place_of(t, p.item[i].weight) : NULL;
+        if (to)
+            rc = make_branch(t, &p.item[i], to, e);
+    }
+    plan_release(&p);
+    if (rc == 0 && t->nbranches == 0)
+        rc = err_set(e, "no matrix of this model is named by the targets %s", t->targets);
+    if (rc == 0 && t->o.adapter)
+        rc = lora_load(t, t->o.adapter, e);
+    return rc;
+}

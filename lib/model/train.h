@@ -1,0 +1,104 @@
+/* train.h - a model that learns: forward with what the way back needs, backward, and the parameters with their
+ * gradients.
+ *
+ *     struct trainable *t;
+ *     trainable_open(&t, m, &(struct trainable_options){ .lora = &lora, .max_rows = 4096 }, &e);
+ *     trainable_pass(t, &batch, 1.0f / targets, &loss, &e);   // gradients are added up over passes
+ *     for each parameter: the optimizer changes value from grad (lib/train)
+ *     trainable_refresh(t); trainable_zero(t);
+ *
+ * The layers are those of decoder.c and encoder.c, walked the other way; rows are whole sequences packed one behind the
+ * other, so packing, padding and accumulation give one and the same gradient. Only rows with a target pass through the
+ * head, in chunks of head_rows: logits of the whole batch never exist. Kept per row and layer: the residual stream
+ * (twice), q, k, v, the attention's output and the gate and up products; norms, gates and rotations are computed again.
+ * With `recompute` only the residual stream between layers is kept and each layer runs forward once more.
+ *
+ * Full: every tensor of the checkpoint is a parameter, kept in F32 (master weights). LoRA (Hu et al. 2021): A [r, in]
+ * and B [out, r] beside each targeted matrix, y = W x + (alpha / r) B A x; the matrices that share an input are
+ * multiplied by one stacked A. Names are Hugging Face's and PEFT's. Facts: formats specification 7, pipelines
+ * specification 4. */
+#ifndef LATENT_MODEL_TRAIN_H
+#define LATENT_MODEL_TRAIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "model/model.h"
+
+struct err;
+
+struct lora_options {
+    int rank;
+    double alpha;
+    bool rslora;         /* scaling alpha / sqrt(rank) instead of alpha / rank */
+    double dropout;      /* of the branch's input; the matrices of one stack share a mask */
+    const char *targets; /* "all-linear" or names separated by commas: "q_proj,v_proj" */
+};
+
+struct trainable_options {
+    const struct lora_options *lora; /* NULL: full */
+    const char *adapter;             /* folder with adapter_model.safetensors to start from, or NULL: fresh (B = 0) */
+    uint64_t seed;                   /* of fresh A, of initial weights, of dropout */
+    int max_rows;                    /* of one pass */
+    int head_rows;                   /* rows of logits at a time; 0: 1024 */
+    bool recompute;
+};
+
+/* One parameter: a tensor of the checkpoint or of the adapter, or several that lie in one stacked matrix. */
+enum { PARAM_PARTS = 3 };
+struct param {
+    struct tensor *value, *grad; /* F32 [rows, cols] */
+    int64_t rows, cols;
+    bool matrix; /* weight decay applies to it (two dimensions, as torch counts them) */
+    int nparts;
+    struct {
+        char name[128];
+        int64_t rows; /* stacked by rows */
+    } part[PARAM_PARTS];
+};
+
+struct trainable;
+
+int trainable_open(struct trainable **out, struct model *m, const struct trainable_options *o, struct err *e);
+void trainable_close(struct trainable *t); /* the model stays as it is; full: with its trained values */
+
+/* Bytes of device memory that a pass of `rows` rows takes beside the weights, and that parameters take with two
+ * moments. */
+int64_t trainable_activation_bytes(const struct model_config *c, int rows, int head_rows, bool recompute);
+int64_t trainable_state_bytes(const struct trainable *t);
+
+size_t trainable_params(const struct trainable *t);
+struct param *trainable_param(struct trainable *t, size_t i);
+
+struct train_batch {
+    int rows, nseq;
+    const int32_t *ids;   /* [rows] host memory, as everything here */
+    const int32_t *begin; /* [nseq + 1] */
+    const int32_t
+        *target; /* [rows]: what row t is to predict (decoders: the next token; encoders: its label); -1: nothing */
+    uint64_t dropout_first; /* position of this batch in the dropout stream: distinct for every pass */
+};
+
+/* Sum of losses over the rows with a target into *loss (a plain sum; NaN is the caller's to refuse). scale != 0:
+ * gradients of scale * loss are added to grad. 0: forward only. */
+int trainable_pass(struct trainable *t, const struct train_batch *b, float scale, double *loss, struct err *e);
+
+void trainable_zero(struct trainable *t);    /* grad = 0 */
+void trainable_refresh(struct trainable *t); /* values have changed: what multiplies follows them */
+
+/* LoRA: the base matrices with their branches added, W + scaling B A in F32, over the model's own weights; branches are
+ * gone. For merging: tensors by Hugging Face name through trainable_tensor afterwards. */
+struct st_entry;
+
+/* A whole tensor of the checkpoint as it stands now (merged, if merge), in F32, by its Hugging Face name; values is
+ * [rows, cols], the caller frees it. */
+int trainable_tensor(struct trainable *t, const char *name, bool merge, float **values, int64_t *n, struct err *e);
+
+/* Scaling of the adapter: alpha / r or alpha / sqrt(r). */
+double lora_scaling(const struct lora_options *o);
+
+/* A model without weights, from DIR/config.json: trainable_open (full) then makes transformers' initial values (normal
+ * with initializer_range, norms 1, biases 0). */
+int model_open_blank(struct model **out, const char *dir, struct device *d, struct err *e);
+
+#endif
