@@ -77,55 +77,74 @@ void answer_checker_close(struct answer_checker *c)
         free(k);
     }
     arena_release(&c->arena);
+    buf_release(&c->plain[0]);
+    buf_release(&c->plain[1]);
     free(c);
     flint_cleanup();
 }
 
 /* ---- text ---- */
 
-/* The next character of a text that counts when texts are compared: commands for style, braces, white space and
- * punctuation do not; letters are folded. 0 at the end. */
-static char next_folded(struct span v, size_t *i)
+/* A text as it is compared: letters folded; style commands, white space and punctuation left out. What stands between
+ * two digits stays (1.5 is not 15, and 3 1/2 not 31/2), and brackets stay where they are asked for. */
+struct fold {
+    struct span v;
+    size_t i;
+    bool brackets;
+    char last; /* given out before */
+};
+
+static char fold_next(struct fold *f)
 {
-    while (*i < v.n) {
-        char ch = v.s[(*i)++];
+    char gap = 0;
+    while (f->i < f->v.n) {
+        char ch = f->v.s[f->i];
         if (ch == '\\') {
-            size_t j = *i;
-            while (j < v.n && ch_alpha(v.s[j]))
+            size_t j = f->i + 1;
+            while (j < f->v.n && ch_alpha(f->v.s[j]))
                 j++;
-            *i = j > *i ? j : *i + (*i < v.n);
-        } else if (ch_alnum(ch) || (unsigned char)ch >= 0x80 || strchr("+-=<>/^*", ch)) {
-            return ch_lower(ch);
+            f->i = j > f->i + 1 || f->i + 1 >= f->v.n || f->v.s[f->i + 1] == '\\' ? j : f->i + 2;
+            gap = gap ? gap : ' ';
+        } else if (ch_alnum(ch) || (unsigned char)ch >= 0x80 || strchr("+-=<>/^_|%&", ch) ||
+                   (f->brackets && strchr("()[]", ch)) || (ch == '!' && ch_digit(f->last))) {
+            if (gap && ch_digit(ch) && ch_digit(f->last))
+                return f->last = gap;
+            f->i++;
+            return f->last = ch_lower(ch);
+        } else {
+            gap = gap && gap != ' ' ? gap : ch_space(ch) ? ' ' : ch;
+            f->i++;
         }
     }
     return 0;
 }
 
-static bool folded_equal(struct span a, struct span b)
+static bool folded_equal(struct span a, struct span b, bool brackets)
 {
-    size_t i = 0, j = 0;
-    bool any = false;
-    for (;;) {
-        char x = next_folded(a, &i), y = next_folded(b, &j);
-        if (x != y)
+    struct fold x = { a, 0, brackets, 0 }, y = { b, 0, brackets, 0 };
+    for (bool any = false;; any = true) {
+        char p = fold_next(&x), q = fold_next(&y);
+        if (p != q)
             return false;
-        if (!x)
+        if (!p)
             return any;
-        any = true;
     }
 }
 
-/* Equal but for white space. */
+/* Equal but for white space next to something that is no letter or digit. */
 static bool bytes_equal(struct span a, struct span b)
 {
     size_t i = 0, j = 0;
-    for (;;) {
-        while (i < a.n && ch_space(a.s[i]))
-            i++;
-        while (j < b.n && ch_space(b.s[j]))
-            j++;
+    for (char last = 0;; last = a.s[i - 1]) {
+        bool space_a = false, space_b = false;
+        for (; i < a.n && ch_space(a.s[i]); i++)
+            space_a = true;
+        for (; j < b.n && ch_space(b.s[j]); j++)
+            space_b = true;
         if (i >= a.n || j >= b.n)
             return i >= a.n && j >= b.n;
+        if (space_a != space_b && ch_alnum(last) && ch_alnum(a.s[i]))
+            return false;
         if (a.s[i++] != b.s[j++])
             return false;
     }
@@ -239,7 +258,7 @@ static enum tri sides_equal(struct answer_checker *c, struct side *g, struct sid
             if (a && b && a->kind != N_TEXT && b->kind != N_TEXT)
                 r = answer_equal(c, a, b, why);
             else if ((a && a->kind == N_TEXT) || (b && b->kind == N_TEXT))
-                r = folded_equal(g->text, p->text) ? YES : NO;
+                r = folded_equal(g->text, p->text, false) ? YES : NO;
             else if (!a && !b)
                 r = g->tok[i] && p->tok[j] && tokens_equal(g->tok[i], p->tok[j]) ? YES : NO;
             else
@@ -287,6 +306,10 @@ static void grade_answer(struct answer_checker *c, struct span gold, struct span
     int gi = 0, pi = 0;
     const char *why;
     checker_reset(c);
+    if (answer_unescape(gold, &c->plain[0]))
+        gold = span_of(c->plain[0].s, c->plain[0].len);
+    if (answer_unescape(pred, &c->plain[1]))
+        pred = span_of(c->plain[1].s, c->plain[1].len);
     read_side(c, &g, gold, true);
     read_side(c, &p, pred, false);
     enum tri t = sides_equal(c, &g, &p, &gi, &pi, &why);
@@ -360,7 +383,7 @@ int answer_grade(struct answer_checker *c, enum answer_task task, const char *go
     } else if (task == ANSWER_MMLU) {
         grade_choice(g, p, r);
     } else if (task == ANSWER_EXACT) {
-        conclude(r, folded_equal(g, p) ? ANSWER_EQUAL : ANSWER_UNEQUAL, "text");
+        conclude(r, folded_equal(g, p, true) ? ANSWER_EQUAL : ANSWER_UNEQUAL, "text");
     } else {
         grade_answer(c, g, p, r);
         if (choice && r->verdict != ANSWER_EQUAL && mode == ANSWER_SOLUTION && !picked_letter(p, false) &&

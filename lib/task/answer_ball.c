@@ -422,6 +422,31 @@ static enum tri constants_equal(struct answer_checker *c, const struct node *a, 
     return MAYBE;
 }
 
+static bool may_be_undefined(const struct node *n)
+{
+    if (n->kind == N_FUNC || (n->kind == N_POW && n->kid[0]->kind != N_NUM && n->kid[0]->kind != N_PI &&
+                              n->kid[0]->kind != N_E && n->kid[0]->kind != N_I))
+        return true;
+    for (int i = 0; i < n->n; i++)
+        if (may_be_undefined(n->kid[i]))
+            return true;
+    return false;
+}
+
+bool ball_undefined(struct answer_checker *c, const struct node *n)
+{
+    struct eval v = { .c = c, .prec = 512 };
+    const char *before = c->limit;
+    if (!may_be_undefined(n) || node_has_letters(n))
+        return false;
+    acb_t x;
+    acb_init(x);
+    eval(&v, n, x);
+    acb_clear(x);
+    c->limit = before;
+    return v.undefined;
+}
+
 static enum tri points_equal(struct eval *v, const struct node *a, const struct node *b, bool signs)
 {
     fmpq value[MAX_LETTERS];

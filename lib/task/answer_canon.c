@@ -768,6 +768,15 @@ static struct node *resolve_list(struct answer_checker *c, struct node *n)
     return m;
 }
 
+static bool constant_chain(const struct node *n)
+{
+    for (int i = 0; i < n->n; i++)
+        if ((i && n->ops[i - 1] != REL_EQ && n->ops[i - 1] != REL_APPROX) || node_has_letters(n->kid[i]) ||
+            !node_is_scalar(n->kid[i]))
+            return false;
+    return true;
+}
+
 static struct node *item(struct answer_checker *c, struct node *n)
 {
     if (c->nodes > MAX_NODES) {
@@ -794,6 +803,8 @@ static struct node *item(struct answer_checker *c, struct node *n)
                 }
         return m;
     }
+    if (n->kind == N_REL && constant_chain(n)) /* 10/4 = 2.5 says 2.5 */
+        return item(c, n->kid[n->n - 1]);
     if (n->kind == N_REL && count_pm(n) == 0)
         return canon(c, n, false);
     if (count_pm(n)) {

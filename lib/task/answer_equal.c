@@ -94,8 +94,9 @@ static enum tri numbers_equal(struct answer_checker *c, struct node *g, struct n
         return NO;
     }
     if (node_cmp(g, p) == 0) {
-        *why = "string";
-        return YES;
+        bool bad = ball_undefined(c, g);
+        *why = bad ? "undefined" : "string";
+        return bad ? NO : YES;
     }
     if ((g->kind == N_NUM && g->decimal) || (p->kind == N_NUM && p->decimal)) {
         enum tri r = decimals_equal(c, g, p);
@@ -128,12 +129,20 @@ static enum tri scalars_equal(struct answer_checker *c, struct node *g, struct n
         *why = "unit";
         return NO;
     }
+    if (gq != pq && node_has_letters(gq ? pv : gv)) { /* 6 \text{ m} against 6 m */
+        const char *unit = gq ? g->name : p->name;
+        if (unit[0] && !unit[1]) {
+            struct node *typed = answer_canon(c, node_2(c, N_MUL, gq ? gv : pv, node_name(c, N_SYM, unit, 0)));
+            if (node_cmp(typed, gq ? pv : gv) == 0) {
+                *why = "unit";
+                return YES;
+            }
+        }
+    }
     gv = strip_mark(gv, N_PCT, &gp);
     pv = strip_mark(pv, N_PCT, &pp);
     gv = strip_mark(gv, N_DEG, &gd);
     pv = strip_mark(pv, N_DEG, &pd);
-    if (gq && strcmp(g->name, "°") == 0)
-        gd = true;
     enum tri r = numbers_equal(c, gv, pv, why);
     if (r == YES || gp == pp)
         return r;
@@ -518,8 +527,26 @@ static bool is_line(struct answer_checker *c, struct node *n, struct line *out)
     }
 }
 
+/* The letter that a relation or a labelled set speaks of; NULL for a bare set. */
+static const char *letter_of(const struct node *n)
+{
+    bool several = false;
+    if (n->kind == N_NAMED)
+        return n->lhs ? only_letter(n->lhs, NULL, &several) : NULL;
+    if (n->kind == N_REL)
+        return only_letter(n, NULL, &several);
+    if (n->kind == N_LIST)
+        for (int i = 0; i < n->n; i++)
+            if (letter_of(n->kid[i]))
+                return letter_of(n->kid[i]);
+    return NULL;
+}
+
 static enum tri lines_equal(struct answer_checker *c, struct node *g, struct node *p)
 {
+    const char *x = letter_of(g), *y = letter_of(p);
+    if (x && y && strcmp(x, y) != 0)
+        return NO;
     struct line a, b;
     if (!is_line(c, g, &a) || !is_line(c, p, &b))
         return MAYBE;
@@ -804,8 +831,8 @@ static enum tri value_equal(struct answer_checker *c, struct node *g, struct nod
         *why = "undefined";
         return NO;
     }
-    if (node_cmp(g, p) == 0) {
-        *why = g->kind == N_NUM ? "rational" : "string";
+    if (node_cmp(g, p) == 0 && !node_is_scalar(g)) {
+        *why = "string";
         return YES;
     }
     if (g->kind == N_TEXT || p->kind == N_TEXT) {
@@ -855,8 +882,7 @@ static enum tri value_equal(struct answer_checker *c, struct node *g, struct nod
         if (n == 1 && (node_is_scalar(v) || v->kind == N_TUPLE || v->kind == N_MATRIX))
             return s == g ? value_equal(c, kid[0], v, why) : value_equal(c, v, kid[0], why);
     }
-    if (names_a_line(g) && names_a_line(p) && !(g->kind == N_LIST && p->kind == N_TUPLE) &&
-        !(p->kind == N_LIST && g->kind == N_TUPLE && !p->op)) {
+    if (names_a_line(g) && names_a_line(p)) {
         *why = "interval";
         enum tri r = lines_equal(c, g, p);
         if (r != MAYBE)

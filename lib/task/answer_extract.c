@@ -89,6 +89,56 @@ static bool is_escaped(struct span v, size_t i)
     return k % 2 == 1;
 }
 
+/* ---- text that was escaped once too often ---- */
+
+static bool escaped_word(struct span v, const char *const *words, size_t n)
+{
+    for (size_t k = 0; k < n; k++)
+        if (span_starts(v, words[k]))
+            return true;
+    return false;
+}
+
+bool answer_unescape(struct span v, struct buf *out)
+{
+    static const char *const known[] = { "boxed", "frac", "dfrac", "tfrac", "left", "text", "sqrt", "begin", "pi",
+                                         "(",     "[",    "circ",  "times", "cdot", "!",    "$",    "mbox",  "{" };
+    static const char *const single[] = { "text",  "times", "tfrac", "theta", "neq", "ne",
+                                          "right", "nu",    "tan",   "to",    "rm" };
+    bool doubled = false;
+    for (size_t i = 0; i < v.n;) {
+        size_t run = 0;
+        while (i + run < v.n && v.s[i + run] == '\\')
+            run++;
+        if (!run) {
+            i++;
+            continue;
+        }
+        struct span next = span_from(v, i + run);
+        if (run % 2) {
+            if (run > 1 || !next.n || !strchr("ntr\"'", next.s[0]) ||
+                escaped_word(next, single, sizeof single / sizeof *single))
+                return false;
+        } else if (escaped_word(next, known, sizeof known / sizeof *known)) {
+            doubled = true;
+        }
+        i += run;
+    }
+    if (!doubled)
+        return false;
+    buf_reset(out);
+    for (size_t i = 0; i < v.n; i++) {
+        char next = i + 1 < v.n ? v.s[i + 1] : 0;
+        if (v.s[i] != '\\') {
+            buf_putc(out, v.s[i]);
+        } else {
+            i++;
+            buf_putc(out, next == 'n' || next == 'r' ? '\n' : next == 't' ? ' ' : next);
+        }
+    }
+    return true;
+}
+
 /* ---- the part of the response that counts ---- */
 
 static size_t find_last(struct span v, const char *word)
@@ -963,15 +1013,18 @@ static void drop_calculator_notes(struct span v, struct buf *out)
 int answer_extract(enum answer_task task, const char *text, size_t n, struct buf *out)
 {
     struct span v = search_area(span_of(text, n));
-    struct buf copy = BUF_INIT;
+    struct buf copy = BUF_INIT, plain = BUF_INIT;
     bool ok;
     buf_reset(out);
+    if (answer_unescape(v, &plain))
+        v = span_of(plain.s, plain.len);
     if (task == ANSWER_GSM8K) {
         drop_calculator_notes(v, &copy);
         v = span_of(copy.s, copy.len);
     }
     ok = v.n && (task == ANSWER_MMLU ? extract_choice(v, out) : extract_math(v, out));
     buf_release(&copy);
+    buf_release(&plain);
     if (!ok)
         buf_reset(out);
     return ok;

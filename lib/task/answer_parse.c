@@ -93,6 +93,11 @@ struct node *node_name(struct answer_checker *c, enum kind kind, const char *nam
 
 struct node *node_neg(struct answer_checker *c, struct node *a)
 {
+    if (a->kind == N_PCT || a->kind == N_DEG || a->kind == N_QTY) { /* -40% is (-40)% */
+        struct node *m = node_name(c, a->kind, a->name, 1);
+        m->kid[0] = node_neg(c, a->kid[0]);
+        return m;
+    }
     if (a->kind == N_NUM) {
         struct node *n = node_new(c, N_NUM, 0);
         *n = *a;
@@ -186,7 +191,7 @@ static const char *name_of_range(struct parser *p, int a, int b)
                                                             : 0;
         if (mark)
             *d++ = mark;
-        else if (t->text.n > 1 && i + 1 < b && p->t[i + 1].text.n)
+        else if (t->text.n > 1 && i + 1 < b)
             *d++ = ' ';
     }
     *d = 0;
@@ -444,9 +449,17 @@ static struct node *parse_items(struct parser *p, bool top)
 
 /* ---- units ---- */
 
+/* 20 degrees, and then C or F */
+static bool is_temperature(const struct parser *p, int i)
+{
+    const struct tok *t = &p->t[i];
+    return t->kind == T_SYM && (span_is(t->text, "C") || span_is(t->text, "F")) && i > 0 &&
+           (t[-1].kind == T_DEGREE || (t[-1].kind == T_RBRACE && i > 1 && t[-2].kind == T_DEGREE));
+}
+
 static bool starts_unit(const struct parser *p)
 {
-    return peek(p) == T_TEXT || peek(p) == T_CURRENCY;
+    return is_temperature(p, p->i) || peek(p) == T_TEXT || peek(p) == T_CURRENCY;
 }
 
 /* Words behind a value: "square cm", "cm^2", "m/s", "miles per hour". Canonical: singular, powers as ^n. */
@@ -487,7 +500,7 @@ static const char *parse_unit(struct parser *p)
             p->i++;
             continue;
         }
-        if (t->kind != T_TEXT && t->kind != T_CURRENCY)
+        if (t->kind != T_TEXT && t->kind != T_CURRENCY && !is_temperature(p, p->i))
             break;
         if (is_word(t, "square") || is_word(t, "sq")) {
             power = 2;
@@ -656,6 +669,10 @@ static struct node *parse_relation(struct parser *p)
         }
         if (k && n == 2)
             return v;
+        if (n >= 2 && ops[n - 2] == REL_APPROX && !(n == 2 && is_label(p, first, first_end)))
+            n--; /* 70/9 \approx 7.78: the exact value counts */
+        if (n == 1)
+            return side[0];
         if (is_label(p, first, first_end))
             return labelled(p, name_of_range(p, first, first_end), side[0], v);
     }
@@ -722,8 +739,9 @@ static struct node *parse_ratio(struct parser *p)
 static bool starts_factor(const struct parser *p)
 {
     switch (peek(p)) {
-    case T_NUM:
     case T_SYM:
+        return !is_temperature(p, p->i);
+    case T_NUM:
     case T_FUNC:
     case T_PI:
     case T_INF:
@@ -906,8 +924,6 @@ static bool take_degree(struct parser *p)
     } else {
         return false;
     }
-    if (is_word(&p->t[p->i], "c") || is_word(&p->t[p->i], "f"))
-        p->i++;
     return true;
 }
 

@@ -60,6 +60,10 @@ bool span_is_fold(struct span v, const char *s);
  * ends at the end of the line, at a lone $ or at the end of the text, and the result is false. */
 bool span_braced(struct span v, size_t open, struct span *inner, size_t *end);
 
+/* Text whose backslashes were doubled (and whose new lines became \\n) by one JSON encoding too many: false if it was
+ * not, else the text as it was meant. */
+bool answer_unescape(struct span v, struct buf *out);
+
 /* ---- limits: counts, so that a verdict is the same on every machine ---- */
 enum {
     MAX_TOKENS = 2000,
@@ -229,6 +233,7 @@ struct answer_checker {
     const char *limit; /* what a bound stopped, NULL if nothing */
     unsigned reading;  /* the reading being parsed, and the ambiguities met */
     unsigned ambiguous;
+    struct buf plain[2]; /* both sides, where they had to be unescaped */
 };
 
 struct node *node_new(struct answer_checker *c, enum kind kind, int kids);
@@ -268,6 +273,8 @@ enum poly_mode {
 enum tri poly_equal(struct answer_checker *c, struct node *a, struct node *b, enum poly_mode mode, int *sign);
 /* Balls: constants, or values at fixed points where there are letters. */
 enum tri ball_equal(struct answer_checker *c, struct node *a, struct node *b, const char **reason);
+/* A constant that is a division by zero, a logarithm of zero or the like. */
+bool ball_undefined(struct answer_checker *c, const struct node *n);
 /* Equations and relations: is a = factor * b? *sign gets the factor's sign, 0 if unknown. */
 enum tri ball_proportional(struct answer_checker *c, struct node *a, struct node *b, int *sign);
 /* Real constants: -1, 0, 1, or 2 when it cannot be said. Infinities allowed. */
