@@ -66,6 +66,12 @@ static void checker_reset(struct answer_checker *c)
     c->limit = NULL;
 }
 
+void answer_checker_flush(struct answer_checker *c)
+{
+    checker_reset(c);
+    flint_cleanup();
+}
+
 void answer_checker_close(struct answer_checker *c)
 {
     if (!c)

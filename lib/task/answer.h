@@ -56,6 +56,9 @@ void answer_result_release(struct answer_result *r);
 struct answer_checker;
 int answer_checker_open(struct answer_checker **out, struct err *e);
 void answer_checker_close(struct answer_checker *c); /* NULL is fine; also frees this thread's FLINT caches */
+/* Empties the scratch and frees the FLINT caches of the calling thread. A thread that graded and then ends without
+ * closing its checker must call this last. */
+void answer_checker_flush(struct answer_checker *c);
 
 /* Compares. Returns 0 with r filled (undecided and no_answer are results, not failures); -1 only for an unknown task or
  * mode. gold is the bare gold answer: see answer_gold_*. */

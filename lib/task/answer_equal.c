@@ -810,7 +810,8 @@ static bool has_undefined(const struct node *n)
 static enum tri tuples_equal(struct answer_checker *c, struct node *g, struct node *p, const char **why)
 {
     const char *inner;
-    *why = g->n == 2 && (g->open == '[' || g->close == ']') ? "interval" : "tuple";
+    bool square = g->open == '[' || g->close == ']' || p->open == '[' || p->close == ']';
+    *why = g->n == 2 && p->n == 2 && square ? "interval" : "tuple";
     if (g->open != p->open || g->close != p->close)
         return NO;
     return in_order(c, g, p, &inner);

@@ -23,14 +23,16 @@ struct quot {
     fmpq_mpoly_t num, den;
 };
 
-static bool whole_power(const struct node *n)
-{
-    return n->kind == N_POW && n->kid[1]->kind == N_NUM && fmpz_is_one(fmpq_denref(n->kid[1]->q));
-}
-
+/* x^(p/k) with small p and k: a product of generators. Other powers are generators themselves. */
 static bool root_power(const struct node *n)
 {
-    return n->kind == N_POW && n->kid[1]->kind == N_NUM && fmpz_cmp_si(fmpq_denref(n->kid[1]->q), 64) <= 0;
+    return n->kind == N_POW && n->kid[1]->kind == N_NUM && fmpz_cmp_si(fmpq_denref(n->kid[1]->q), 64) <= 0 &&
+           fmpz_cmpabs(fmpq_numref(n->kid[1]->q), (fmpz[1]){ MAX_EXPONENT }) <= 0;
+}
+
+static bool whole_power(const struct node *n)
+{
+    return root_power(n) && fmpz_is_one(fmpq_denref(n->kid[1]->q));
 }
 
 /* Is n the atom's own tree, or a power of the root that the atom is? */
@@ -138,10 +140,6 @@ static bool build(struct atoms *t, const struct node *n, struct quot *r);
 static bool build_power(struct atoms *t, const struct node *n, struct quot *r)
 {
     const fmpz *p = fmpq_numref(n->kid[1]->q);
-    if (fmpz_cmpabs(p, (fmpz[1]){ MAX_EXPONENT }) > 0) {
-        limit_hit(t->c, "limit:terms");
-        return false;
-    }
     slong e = fmpz_get_si(p);
     struct quot b;
     quot_init(t, &b);
