@@ -203,8 +203,8 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     enum answer_task task;
     long rejected = 0;
     int rc = -1;
-    if (!o.fill && (o.benchmark || o.model))
-        return tool_misuse(e, "--%s goes with --fill", o.benchmark ? "benchmark" : "model");
+    if (!o.fill && o.benchmark)
+        return tool_misuse(e, "--benchmark goes with --fill");
     struct batch *b = xcalloc(1, sizeof *b);
     b->options.task = answer_task_of(o.task, &task) ? (int)task : -1;
     b->options.compat = o.compat;
