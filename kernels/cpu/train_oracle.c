@@ -149,7 +149,7 @@ static void attend_keep(struct cpu *c, const struct attend_varlen_args *a, float
                     max = fmax(max, score(q, k + j * width, hd, a->scale));
                 for (int j = lo; j < hi; j++)
                     sum += exp(score(q, k + j * width, hd, a->scale) - max);
-                lse[(int64_t)t * a->heads + h] = (float)(max + log(sum));
+                lse[(int64_t)t * a->heads + h] = sum == 0 ? -INFINITY : (float)(max + log(sum));
             }
     }
 }
@@ -204,7 +204,7 @@ static void cross_entropy(struct cpu *c, float *loss, float *logits, const int32
             max = fmax(max, x[i]);
         for (int i = 0; i < vocab; i++)
             sum += exp(x[i] - max);
-        double lse = max + log(sum);
+        double lse = sum == 0 ? max : max + log(sum);
         loss[t] = target[t] < 0 ? 0 : (float)(lse - x[target[t]]);
         for (int i = 0; i < vocab; i++)
             x[i] = target[t] < 0 ? 0 : (float)(scale * (exp(x[i] - lse) - (i == target[t])));

@@ -1,6 +1,7 @@
 /* stage.c - see stage.h. */
 #include "io/stage.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -283,6 +284,27 @@ static int already_done(struct output *out, int n, struct err *e)
 
 /* ---- opening ---- */
 
+/* A run that was killed leaves F.PID.part behind; when its process is gone, so is the use of it. */
+static void remove_stale_parts(const char *path)
+{
+    const char *base = path_base(path);
+    char *dir = base == path ? xstrdup(".") : xstrndup(path, (size_t)(base - path));
+    size_t n = strlen(base);
+    DIR *d = opendir(dir);
+    struct dirent *ent;
+    while (d && (ent = readdir(d))) {
+        char *end;
+        if (strncmp(ent->d_name, base, n) != 0 || ent->d_name[n] != '.')
+            continue;
+        long pid = strtol(ent->d_name + n + 1, &end, 10);
+        if (pid > 0 && strcmp(end, ".part") == 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH)
+            unlinkat(dirfd(d), ent->d_name, 0);
+    }
+    if (d)
+        closedir(d);
+    free(dir);
+}
+
 static int open_output(struct output *o, const struct stage_spec *s, struct err *e)
 {
     o->hash = hasher_new();
@@ -313,6 +335,7 @@ static int open_output(struct output *o, const struct stage_spec *s, struct err 
         }
         buf_reset(&b);
     }
+    remove_stale_parts(o->path);
     buf_printf(&b, "%s.%ld.part", o->path, (long)getpid());
     o->tmp = buf_take(&b);
     int fd = open(o->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
