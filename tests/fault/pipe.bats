@@ -40,6 +40,11 @@ train=$BATS_TEST_DIRNAME/../golden/questions/math_train.jsonl
     sleep $delay
     kill -9 $writer 2>/dev/null || true
     wait $writer 2>/dev/null || true
+    while kill -0 $reader 2>/dev/null; do # a writer that died before it opened the pipe leaves the reader waiting
+      exec 8<>pipe
+      sleep 0.02
+      exec 8>&-
+    done
     if wait $reader; then cmp whole.jsonl out.jsonl; else [ ! -e out.jsonl ]; fi
   done
 }
