@@ -1,10 +1,12 @@
 /* dataset - questions of a published set, one a line. See latent-dataset(1). */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/shard.h"
+#include "task/arith.h"
 #include "task/dataset.h"
 #include "task/question.h"
 #include "tools/tool.h"
@@ -92,6 +94,8 @@ static int make(struct stage *st, const char *benchmark, const struct shard *sha
 static int show_list(struct err *e)
 {
     struct buf b = BUF_INIT;
+    buf_printf(&b, "%-12strain %d, test %-26d%s\n", "arith", ARITH_TRAIN_ROWS, ARITH_TEST_ROWS,
+               "word problems made on the spot, with worked solutions (needs no network)");
     int rc = dataset_list(&b, e);
     if (rc == 0)
         fwrite(b.s ? b.s : "", 1, b.len, stdout);
@@ -125,6 +129,37 @@ static int make_from(const struct tool *t, const struct dataset *d, const struct
     return rc < 0 ? TOOL_FAILED : rejected ? TOOL_REJECTS : TOOL_OK;
 }
 
+/* Generated, not read: a row is a function of seed, split and number. */
+static int make_arith(const struct tool *t, const struct shard *shard, struct err *e)
+{
+    int64_t rows = arith_rows(o.split);
+    uint64_t from, to;
+    struct stage *st;
+    struct buf b = BUF_INIT;
+    if (rows < 0)
+        return tool_misuse(e, "arith: no split %s (train, test)", o.split);
+    if (o.limit >= 0 && o.limit < rows)
+        rows = o.limit;
+    struct stage_spec spec = { .numerics = "exact", .no_input = true, .detail = "arith" };
+    int rc = tool_stage(&st, t, &spec, e);
+    if (rc != STAGE_RUN)
+        return rc;
+    shard_range(shard, (uint64_t)rows, &from, &to);
+    rc = 0;
+    for (uint64_t i = from; rc == 0 && i < to; i++) {
+        buf_reset(&b);
+        arith_row((uint64_t)common.seed, o.split, i, &b);
+        rc = stage_write(st, b.s, b.len, e);
+    }
+    buf_reset(&b);
+    buf_printf(&b, "{\"questions\": %llu}", (unsigned long long)(to - from));
+    if (rc == 0)
+        rc = stage_commit(st, b.s, e);
+    buf_release(&b);
+    stage_close(st);
+    return rc < 0 ? TOOL_FAILED : TOOL_OK;
+}
+
 static int run(const struct tool *t, int nfiles, char **files, struct err *e)
 {
     struct dataset d = { .rows = -1 };
@@ -133,8 +168,11 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
         return show_list(e);
     if (nfiles > 1)
         return tool_misuse(e, "one NAME at a time, found %s and %s (files are named by --file)", files[0], files[1]);
-    if (shard_parse(&shard, o.shard, e) < 0 ||
-        (nfiles && dataset_open(&d, files[0], opt_given(tool_options(), "split") ? o.split : NULL, o.subset, e) < 0))
+    if (shard_parse(&shard, o.shard, e) < 0)
+        return TOOL_MISUSE;
+    if (nfiles && strcmp(files[0], "arith") == 0 && !o.file.n)
+        return make_arith(t, &shard, e);
+    if (nfiles && dataset_open(&d, files[0], opt_given(tool_options(), "split") ? o.split : NULL, o.subset, e) < 0)
         return TOOL_MISUSE;
     if (d.split)
         o.split = d.split;

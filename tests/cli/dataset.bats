@@ -107,3 +107,13 @@ X
   sed -i 5d hf/latent/gsm8k-main-test.jsonl
   HF_HUB_OFFLINE=1 fails 1 'has 1318 rows, 1319 are expected' dataset gsm8k --split test
 }
+
+@test "dataset: arith is made on the spot, the same for every shard and limit" {
+  dataset arith -n 100 >a
+  for k in 0 1 2; do dataset arith -n 100 --shard $k/3; done >b
+  same a b
+  dataset arith -n 40 | cmp - <(head -40 a)
+  dataset arith -n 40 --seed 7 >c
+  ! cmp -s c <(head -40 a)
+  fails 2 'arith: no split dev' dataset arith --split dev
+}
