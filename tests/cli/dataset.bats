@@ -114,6 +114,6 @@ X
   same a b
   dataset arith -n 40 | cmp - <(head -40 a)
   dataset arith -n 40 --seed 7 >c
-  ! cmp -s c <(head -40 a)
+  not cmp -s c <(head -40 a)
   fails 2 'arith: no split dev' dataset arith --split dev
 }
