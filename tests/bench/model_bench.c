@@ -5,9 +5,10 @@
  * 1. Open: a folder with the tensors of Qwen3-4B (8 GB of zeros in a sparse file) is opened; nothing but headers and
  *    norms may be read. LATENT_BENCH_4B=1 also computes one token with it (packing included, and after it).
  * 2. Prefill: 512 tokens through two llama shapes with random weights (performance specification, section 6), logits of
- *    all rows included, no cache; best of several passes. FLOPs: 2 per weight and token, and attention's two products
- *    over the causal half. The limit is this machine's multiply-add peak, measured in the same run. Outside the clock:
- *    opening, packing, the first pass. */
+ *    all rows included, no cache; best of several passes. LATENT_BENCH_PYTHON=PYTHON, one that has transformers: its
+ *    figure follows, for the same checkpoint. LATENT_BENCH_THREADS=N: instead of 2 (1 disturbs and is disturbed less).
+ * FLOPs: 2 per weight and token, and attention's two products over the causal half. The limit is this machine's
+ * multiply-add peak, measured in the same run. Outside the clock: opening, packing, the first pass. */
 #include <fcntl.h>
 #include <immintrin.h>
 #include <inttypes.h>
@@ -281,6 +282,19 @@ static double flops_of(const struct model_config *c, int rows)
     return 2 * weights * rows + 4 * pairs * q * c->layers;
 }
 
+static void ask_peer(const char *dir)
+{
+    const char *python = getenv("LATENT_BENCH_PYTHON");
+    struct buf command = BUF_INIT;
+    if (!python || !*python)
+        return;
+    fflush(stdout);
+    buf_printf(&command, "\"%s\" tests/bench/model_peer.py \"%s\" %d", python, dir, threads);
+    if (system(command.s) != 0)
+        fprintf(stderr, "model_bench: %s did not run\n", command.s);
+    buf_release(&command);
+}
+
 static void bench_prefill(const struct shape *s, const char *tmp, double limit)
 {
     struct device *d;
@@ -309,6 +323,7 @@ static void bench_prefill(const struct shape *s, const char *tmp, double limit)
     run_close(&r);
     model_close(m);
     device_close(d);
+    ask_peer(dir);
     remove_folder(dir);
 }
 
@@ -352,7 +367,9 @@ int main(int argc, char **argv)
     snprintf(tmp, sizeof tmp, "%s/latent-bench-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
     if (!mkdtemp(tmp))
         must(err_errno(&e, "%s", tmp));
-    threads = pool_cores() < 2 ? 1 : 2;
+    const char *t = getenv("LATENT_BENCH_THREADS");
+    threads = t ? atoi(t) : pool_cores() < 2 ? 1 : 2;
+    threads = threads < 1 ? 1 : threads;
     setvbuf(stdout, NULL, _IOLBF, 0);
     char *dir = path_join(tmp, qwen.name);
     uint64_t bytes = write_sparse(&qwen, dir);
