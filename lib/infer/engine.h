@@ -101,7 +101,8 @@ void gen_result_release(struct gen_result *r);
 
 struct engine_options {
     int64_t kv_memory;                 /* bytes for the cache of keys and values; 0: what `batch` sequences of full
-                                          length need, but at most a quarter of the machine's memory */
+                                          length need, but at most 1 GiB (or one such sequence, if that is more) and at
+                                          most a quarter of the machine's memory */
     int batch;                         /* sequences that run at the same time at most; 0: 16 */
     int prefill_chunk;                 /* prompt tokens computed beside a decode step at most; 0: 256 */
     int read_delay;                    /* 0..2: how many steps late the host reads tokens */
@@ -135,7 +136,8 @@ struct engine_stats {
     int64_t prompt_tokens;     /* of all samples that started */
     int64_t prefilled;         /* rows computed for prompts, and again for preempted sequences */
     int64_t shared;            /* rows not computed because their page was there already */
-    int64_t prefills;          /* requests whose prompt was computed from its first unshared page on */
+    int64_t prefills;          /* times a prompt was computed: once a request, more often only after preemption; samples
+                                  that found its whole pages compute the rest of the last page and do not count */
     int64_t preempted;         /* times a sequence gave up its pages */
     int64_t steps;             /* passes of the model */
     int64_t kv_used, kv_limit; /* bytes of pages that sequences hold, and of the whole cache */
