@@ -70,6 +70,7 @@ static double measure_bandwidth(struct pool *pool, size_t n)
     double best = 0;
     if (mem_try_zeroed(&p, n, "bandwidth buffer", &e) < 0)
         die();
+    memset(p, 1, n); /* untouched memory would all be one page of zeros */
     struct span s = { .p = p, .n = n };
     for (int round = 0; round < 12; round++) {
         double t = now();
