@@ -1,0 +1,101 @@
+load ../cli/lib
+
+# SIGKILL at random moments (the seed is fixed; the moments are not): a rerun of the same command goes on, no half file
+# ever stands under the output's name, and the bytes in the end are those of a run that nobody disturbed.
+
+# milliseconds COMMAND...: how long it takes
+milliseconds() {
+  local start=$(date +%s%N)
+  "$@"
+  echo $((($(date +%s%N) - start) / 1000000))
+}
+
+# killed MS COMMAND...: runs COMMAND in a session of its own, which is killed within MS. 0 if it was; 1 if it had ended.
+killed() {
+  local limit=$1 pid ms
+  shift
+  setsid "$@" >/dev/null 2>&1 &
+  pid=$!
+  ms=$((RANDOM % (limit > 1 ? limit : 2)))
+  sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
+  kill -9 -- -$pid 2>/dev/null || true
+  wait $pid 2>/dev/null && return 1
+  return 0
+}
+
+@test "fault: collect -o killed at 20 random moments ends with the same bytes" {
+  run_it() { collect --model "$GOLDEN/models/qwen3" -q --num-samples 24 --temperature 0.7 --max-tokens 64 --seed 7 "$@" q.jsonl; }
+  dataset math --file "$GOLDEN/questions/math_train.jsonl" -o q.jsonl
+  ms=$(milliseconds run_it -o want.jsonl)
+  RANDOM=1
+  kills=0 resumed=0
+  while [ $kills -lt 20 ]; do
+    if killed $((ms / 2)) collect --model "$GOLDEN/models/qwen3" -q --num-samples 24 --temperature 0.7 --max-tokens 64 --seed 7 -o got.jsonl q.jsonl; then
+      kills=$((kills + 1))
+      [ ! -e got.jsonl ] || same want.jsonl got.jsonl
+    else
+      same want.jsonl got.jsonl
+      rm -f got.jsonl*
+    fi
+  done
+  run_it -o got.jsonl
+  same want.jsonl got.jsonl
+  verify got.jsonl
+  [ -z "$(ls | grep -E 'journal|part')" ]
+}
+
+@test "fault: what was finished before the kill is not sampled again" {
+  dataset math --file "$GOLDEN/questions/math_train.jsonl" -o q.jsonl
+  args=(--model "$GOLDEN/models/qwen3" --num-samples 24 --temperature 0.7 --max-tokens 64 --batch 4 q.jsonl)
+  setsid collect "${args[@]}" -o got.jsonl 2>/dev/null &
+  pid=$!
+  until [ "$(cat got.jsonl.*.journal 2>/dev/null | wc -c)" -gt 5000 ]; do kill -0 $pid || return 1; done
+  kill -9 $pid
+  wait $pid || true
+  [ ! -e got.jsonl ]
+  collect "${args[@]}" -o got.jsonl 2>err
+  grep -qE '288 samples \([1-9][0-9]* of an earlier run\)' err
+}
+
+@test "fault: SIGTERM ends at a record; the same command goes on" {
+  dataset math --file "$GOLDEN/questions/math_train.jsonl" -o q.jsonl
+  args=(--model "$GOLDEN/models/qwen3" --num-samples 24 --temperature 0.7 --max-tokens 64 --batch 4 q.jsonl)
+  collect "${args[@]}" -q -o want.jsonl
+  collect "${args[@]}" -o got.jsonl 2>err &
+  pid=$!
+  until [ "$(cat got.jsonl.*.journal 2>/dev/null | wc -c)" -gt 5000 ]; do kill -0 $pid || return 1; done
+  kill -TERM $pid
+  status=0
+  wait $pid || status=$?
+  [ $status != 0 ]
+  grep -q 'interrupted; finished records are kept' err
+  [ ! -e got.jsonl ]
+  collect "${args[@]}" -q -o got.jsonl
+  same want.jsonl got.jsonl
+}
+
+@test "fault: a whole pipeline killed at random moments ends with the same bytes" {
+  pipeline=(make -f "$ROOT/pipelines/tokenskip_math.mk" BIN="$BIN" NUM_SAMPLES=8)
+  ms=$(milliseconds "${pipeline[@]}" -s OUT=want 2>/dev/null | tail -1)
+  RANDOM=2
+  for i in 1 2 3 4 5 6 7 8; do
+    killed "$ms" "${pipeline[@]}" OUT=got || rm -rf got
+  done
+  "${pipeline[@]}" OUT=got >/dev/null
+  (cd want && find data results -type f ! -name '*.run.json' ! -name '*.part' | sort | xargs sha256sum) >want.sums
+  (cd got && find data results -type f ! -name '*.run.json' ! -name '*.part' | sort | xargs sha256sum) >got.sums
+  diff want.sums got.sums
+  verify --all got/results --all got/data
+}
+
+@test "fault: two runs on one output: the second is told, and nothing is damaged" {
+  dataset math --file "$GOLDEN/questions/math_train.jsonl" -o q.jsonl
+  args=(--model "$GOLDEN/models/qwen3" --num-samples 48 --temperature 0.7 --max-tokens 64 q.jsonl)
+  collect "${args[@]}" -q -o got.jsonl &
+  pid=$!
+  until [ -e "$(echo got.jsonl.*.journal)" ]; do kill -0 $pid || return 1; done
+  fails 1 "^collect: got.jsonl.*(in use|locked|process)" collect "${args[@]}" -o got.jsonl
+  wait $pid
+  collect "${args[@]}" -q -o want.jsonl
+  same want.jsonl got.jsonl
+}
