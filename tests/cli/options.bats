@@ -14,7 +14,7 @@ base() {
   grade) echo "--task math samples.jsonl" ;;
   eval) echo "--model $model --ratio 0.5 --max-tokens 24 questions.jsonl" ;;
   report) echo "rows.jsonl" ;;
-  tok) echo "--model $model texts.jsonl" ;;
+  tok) echo "encode --model $model texts.jsonl" ;;
   score) echo "--model $model samples.jsonl" ;;
   verify) echo "--trace questions.jsonl" ;;
   esac
@@ -49,6 +49,7 @@ values() {
   dataset\ file | verify\ all | *\ few-shot | *\ prompt-data) echo "- names an input, whose content is in the key" ;;
   dataset\ benchmark | collect\ benchmark | eval\ benchmark) echo "- names the input" ;;
   eval\ output-dir | eval\ name) echo "- tested with eval" ;;
+  tok\ chat-template) echo "- names an input, whose content is in the key" ;;
   eval\ ratio) echo "- is in the key of each output" ;;
   collect\ split | eval\ split) echo "- names the input" ;;
   report\ plot) echo "--plot plot.svg" ;;
