@@ -40,11 +40,20 @@ static void put_merge(struct model *m, struct merge x)
     m->merges[i] = x;
 }
 
+static bool is_concat(const struct vocab *v, int32_t id, const char *l, size_t nl, const char *r, size_t nr)
+{
+    if ((uint32_t)id >= v->size || v->tok[id].n != nl + nr || !v->tok[id].s)
+        return false;
+    return memcmp(v->tok[id].s, l, nl) == 0 && memcmp(v->tok[id].s + nl, r, nr) == 0;
+}
+
 int bpe_add_merge(struct model *m, uint32_t rank, const char *l, size_t nl, const char *r, size_t nr, struct buf *tmp,
                   struct err *e)
 {
     int32_t a = vocab_find(&m->v, l, nl), b = vocab_find(&m->v, r, nr), c = -1;
-    if (nr >= m->prefix.n) {
+    if (is_concat(&m->v, m->guess, l, nl, r, nr) && m->prefix.n == 0) {
+        c = m->guess;
+    } else if (nr >= m->prefix.n) {
         buf_reset(tmp);
         buf_add(tmp, l, nl);
         buf_add(tmp, r + m->prefix.n, nr - m->prefix.n);
@@ -56,6 +65,7 @@ int bpe_add_merge(struct model *m, uint32_t rank, const char *l, size_t nl, cons
                        a < 0   ? "the left part"
                        : b < 0 ? "the right part"
                                : "the whole");
+    m->guess = c + 1;
     put_merge(m, (struct merge){ (uint32_t)a, (uint32_t)b, rank + 1, (uint32_t)c });
     return 0;
 }
@@ -118,12 +128,33 @@ void bpe_tables(struct model *m)
     }
 }
 
-int bpe_parse(struct tokenizer *t, struct json v, struct err *e)
+#define MARK "\xe2\x96\x81" /* U+2581 */
+
+/* Where SentencePiece made the merges, no token has a U+2581 behind another character. Then nothing merges over that
+ * border, and a text without pre-tokenizer may be taken word by word. */
+static bool may_cut(const struct model *m)
+{
+    if (m->ignore_merges || m->prefix.n || m->suffix.n || vocab_find(&m->v, MARK, 3) < 0)
+        return false;
+    for (uint32_t i = 0; m->merges && i <= m->merge_mask; i++) {
+        if (m->merges[i].rank == 0)
+            continue;
+        const struct str s = m->v.tok[m->merges[i].id];
+        uint32_t at = 0;
+        while (s.n - at >= 3 && memcmp(s.s + at, MARK, 3) == 0)
+            at += 3;
+        if (find_bytes(s.s + at, s.n - at, MARK, 3))
+            return false;
+    }
+    return true;
+}
+
+int bpe_parse(struct tokenizer *t, struct json v, struct json vocab, struct json merges, struct err *e)
 {
     struct model *m = &t->model;
-    struct json merges, x;
+    struct json x;
     struct str s;
-    if (vocab_parse(t, v, e) < 0)
+    if (vocab_parse(t, vocab, e) < 0)
         return -1;
     if (obj_get(v, "dropout", &x)) {
         double d;
@@ -137,7 +168,7 @@ int bpe_parse(struct tokenizer *t, struct json v, struct err *e)
     m->ignore_merges = obj_flag(v, "ignore_merges", false);
     if (obj_str(&t->arena, v, "unk_token", &s) && (m->unk = vocab_find(&m->v, s.s, s.n)) < 0)
         m->unk = -2; /* named but unknown: an error when it is needed */
-    if (!json_get(v, "merges", &merges) || json_kind(merges) != JSON_ARRAY)
+    if (json_kind(merges) != JSON_ARRAY)
         return err_set(e, "BPE model without a list \"merges\"");
     bpe_merges_room(m, json_count(merges));
     struct buf text = BUF_INIT, tmp = BUF_INIT;
@@ -153,6 +184,7 @@ int bpe_parse(struct tokenizer *t, struct json v, struct err *e)
     buf_release(&text);
     buf_release(&tmp);
     bpe_tables(m);
+    m->cut = rc == 0 && may_cut(m);
     return rc;
 }
 
@@ -357,16 +389,18 @@ static size_t merge_long(const struct model *m, struct tok_scratch *sc, size_t n
     return k;
 }
 
-/* ---- the cache of words ---- */
+/* ---- the cache of words (of all models, without offsets) ---- */
 
 enum { CACHE_WORDS = 8192, CACHE_KEY = 23, CACHE_IDS = 8 };
 
+struct cached {
+    uint8_t len, n;
+    char key[CACHE_KEY + 7];
+    int32_t id[CACHE_IDS];
+};
+
 struct wordcache {
-    struct cached {
-        uint8_t len, n;
-        char key[CACHE_KEY + 7];
-        int32_t id[CACHE_IDS];
-    } w[CACHE_WORDS];
+    struct cached w[CACHE_WORDS];
 };
 
 void wordcache_free(struct wordcache *c)
@@ -374,14 +408,38 @@ void wordcache_free(struct wordcache *c)
     free(c);
 }
 
-static struct cached *cache_slot(const struct tokenizer *t, struct tok_scratch *sc, const char *s, size_t n)
+/* true: out has the word's ids. Else *slot is where cache_put may keep them (NULL: too long a word). */
+bool cache_get(const struct tokenizer *t, struct tok_scratch *sc, const char *s, size_t n, struct tokens *out,
+               struct cached **slot)
 {
+    *slot = NULL;
+    if (n > CACHE_KEY)
+        return false;
     if (!sc->cache)
         sc->cache = xcalloc(1, sizeof *sc->cache);
     else if (sc->owner != t->serial)
         memset(sc->cache, 0, sizeof *sc->cache);
     sc->owner = t->serial;
-    return &sc->cache->w[bytes_hash(s, n) % CACHE_WORDS];
+    struct cached *c = &sc->cache->w[bytes_hash(s, n) % CACHE_WORDS];
+    *slot = c;
+    if (c->len != n || memcmp(c->key, s, n) != 0)
+        return false;
+    tokens_room(out, c->n);
+    for (size_t i = 0; i < c->n; i++)
+        tokens_push(out, c->id[i], 0, 0);
+    return true;
+}
+
+void cache_put(struct cached *c, const char *s, size_t n, const struct tokens *out, size_t first)
+{
+    size_t k = out->n - first;
+    if (!c || k > CACHE_IDS)
+        return;
+    c->len = (uint8_t)n;
+    c->n = (uint8_t)k;
+    memcpy(c->key, s, n);
+    for (size_t i = 0; i < k; i++)
+        c->id[i] = out->id[first + i];
 }
 
 static int32_t whole_word(const struct model *m, struct tok_scratch *sc, const char *s, size_t n)
@@ -421,40 +479,48 @@ static int split_word(const struct model *m, struct tok_scratch *sc, const char 
     return 0;
 }
 
-int bpe_run(const struct tokenizer *t, struct tok_scratch *sc, uint32_t b, uint32_t e, uint32_t shift, bool offsets,
-            struct tokens *out, struct err *err)
+/* pb, pe: the piece that [b, e) is a word of. */
+static int run_word(const struct tokenizer *t, struct tok_scratch *sc, uint32_t b, uint32_t e, uint32_t pb, uint32_t pe,
+                    uint32_t shift, bool offsets, struct tokens *out, struct err *err)
 {
     const struct model *m = &t->model;
     const char *s = sc->ns.s + b;
     size_t n = e - b, k = 0;
     struct cached *c = NULL;
-    if (!offsets && n <= CACHE_KEY) {
-        c = cache_slot(t, sc, s, n);
-        if (c->len == n && memcmp(c->key, s, n) == 0) {
-            if (out->cap - out->n < c->n)
-                tokens_room(out, c->n);
-            for (size_t i = 0; i < c->n; i++)
-                tokens_push(out, c->id[i], 0, 0);
-            return 0;
-        }
-    }
+    if (!offsets && cache_get(t, sc, s, n, out, &c))
+        return 0;
     if (split_word(m, sc, s, n, &k, err) < 0)
         return -1;
     const struct sym *sym = sc->bpe;
-    if (c && k <= CACHE_IDS) {
-        c->len = (uint8_t)n;
-        c->n = (uint8_t)k;
-        memcpy(c->key, s, n);
-        for (size_t i = 0; i < k; i++)
-            c->id[i] = sym[i].id;
-    }
+    size_t first = out->n;
     uint32_t at = b;
     for (size_t i = 0; i < k; i++) {
         if (offsets)
-            token_at(sc, out, sym[i].id, at, at + sym[i].len, b, e, shift);
+            token_at(sc, out, sym[i].id, at, at + sym[i].len, pb, pe, shift);
         else
             tokens_push(out, sym[i].id, 0, 0);
         at += sym[i].len;
+    }
+    cache_put(c, s, n, out, first);
+    return 0;
+}
+
+int bpe_run(const struct tokenizer *t, struct tok_scratch *sc, uint32_t b, uint32_t e, uint32_t shift, bool offsets,
+            struct tokens *out, struct err *err)
+{
+    if (!t->model.cut || (offsets && t->model.unk < 0))
+        return run_word(t, sc, b, e, b, e, shift, offsets, out, err);
+    const char *s = sc->ns.s;
+    uint32_t at = b;
+    while (at < e) {
+        uint32_t end = at;
+        while (e - end >= 3 && memcmp(s + end, MARK, 3) == 0)
+            end += 3;
+        const char *p = find_bytes(s + end, e - end, MARK, 3);
+        end = p ? (uint32_t)(p - s) : e;
+        if (run_word(t, sc, at, end, b, e, shift, offsets, out, err) < 0)
+            return -1;
+        at = end;
     }
     return 0;
 }

@@ -24,11 +24,11 @@ void token_at(struct tok_scratch *sc, struct tokens *out, int32_t id, uint32_t b
         tokens_push(out, id, ns->al[b].b, ns->al[e - 1].e);
 }
 
-int vocab_parse(struct tokenizer *t, struct json model, struct err *e)
+int vocab_parse(struct tokenizer *t, struct json vocab, struct err *e)
 {
-    struct json vocab, key, val;
+    struct json key, val;
     int64_t id;
-    if (!json_get(model, "vocab", &vocab) || json_kind(vocab) != JSON_OBJECT)
+    if (json_kind(vocab) != JSON_OBJECT)
         return err_set(e, "model without an object \"vocab\"");
     vocab_init(&t->model.v, vocab.n / 16); /* a fair guess at its entries; it grows */
     struct json_iter it = json_each(vocab);
@@ -116,12 +116,12 @@ static int unigram_piece(struct tokenizer *t, struct json v, int32_t id, struct 
     return 0;
 }
 
-int unigram_parse(struct tokenizer *t, struct json v, struct err *e)
+int unigram_parse(struct tokenizer *t, struct json v, struct json vocab, struct err *e)
 {
     struct model *m = &t->model;
-    struct json vocab, x;
+    struct json x;
     int64_t unk;
-    if (!json_get(v, "vocab", &vocab) || json_kind(vocab) != JSON_ARRAY)
+    if (json_kind(vocab) != JSON_ARRAY)
         return err_set(e, "Unigram model without a list \"vocab\"");
     size_t n = json_count(vocab);
     if (n == 0)
@@ -238,22 +238,22 @@ int unigram_run(const struct tokenizer *t, struct tok_scratch *sc, uint32_t b, u
 
 /* ---- WordPiece and WordLevel ---- */
 
-static int unk_parse(struct tokenizer *t, struct json v, struct err *e)
+static int unk_parse(struct tokenizer *t, struct json v, struct json vocab, struct err *e)
 {
     struct str s;
-    if (vocab_parse(t, v, e) < 0)
+    if (vocab_parse(t, vocab, e) < 0)
         return -1;
     if (obj_str(&t->arena, v, "unk_token", &s))
         t->model.unk = vocab_find(&t->model.v, s.s, s.n);
     return 0;
 }
 
-int wordpiece_parse(struct tokenizer *t, struct json v, struct err *e)
+int wordpiece_parse(struct tokenizer *t, struct json v, struct json vocab, struct err *e)
 {
     struct model *m = &t->model;
     struct json x;
     int64_t n = 100;
-    if (unk_parse(t, v, e) < 0)
+    if (unk_parse(t, v, vocab, e) < 0)
         return -1;
     m->prefix = (struct str){ "##", 2 };
     obj_str(&t->arena, v, "continuing_subword_prefix", &m->prefix);
@@ -263,9 +263,9 @@ int wordpiece_parse(struct tokenizer *t, struct json v, struct err *e)
     return 0;
 }
 
-int wordlevel_parse(struct tokenizer *t, struct json v, struct err *e)
+int wordlevel_parse(struct tokenizer *t, struct json v, struct json vocab, struct err *e)
 {
-    return unk_parse(t, v, e);
+    return unk_parse(t, v, vocab, e);
 }
 
 static int whole_unknown(const struct model *m, struct tok_scratch *sc, uint32_t b, uint32_t e, uint32_t shift,
@@ -324,14 +324,17 @@ int model_run(const struct tokenizer *t, struct tok_scratch *sc, uint32_t b, uin
 {
     if (b == e)
         return 0;
-    switch (t->model.kind) {
-    case MODEL_BPE:
+    if (t->model.kind == MODEL_BPE)
         return bpe_run(t, sc, b, e, shift, offsets, out, err);
-    case MODEL_UNIGRAM:
-        return unigram_run(t, sc, b, e, shift, offsets, out, err);
-    default:
-        return wordpiece_run(t, sc, b, e, shift, offsets, out, err);
-    }
+    struct cached *slot = NULL;
+    size_t first = out->n;
+    if (!offsets && cache_get(t, sc, sc->ns.s + b, e - b, out, &slot))
+        return 0;
+    int rc = t->model.kind == MODEL_UNIGRAM ? unigram_run(t, sc, b, e, shift, offsets, out, err)
+                                            : wordpiece_run(t, sc, b, e, shift, offsets, out, err);
+    if (rc == 0)
+        cache_put(slot, sc->ns.s + b, e - b, out, first);
+    return rc;
 }
 
 int model_parse(struct tokenizer *t, struct json v, struct err *e)
@@ -339,10 +342,12 @@ int model_parse(struct tokenizer *t, struct json v, struct err *e)
     static const char *const names[] = { "BPE", "Unigram", "WordPiece", "WordLevel" };
     struct model *m = &t->model;
     struct str type = { NULL, 0 };
-    struct json x;
+    static const char *const long_ones[] = { "vocab", "merges" };
+    struct json big[2];
     m->unk = -1;
     if (json_kind(v) != JSON_OBJECT)
         return err_set(e, "model is not an object");
+    v = obj_small(&t->arena, v, long_ones, big, 2);
     if (obj_str(&t->arena, v, "type", &type)) {
         int i = 0;
         while (i < 4 && !(strlen(names[i]) == type.n && memcmp(names[i], type.s, type.n) == 0))
@@ -350,24 +355,24 @@ int model_parse(struct tokenizer *t, struct json v, struct err *e)
         if (i == 4)
             return err_set(e, "model \"%.*s\" is not supported", (int)type.n, type.s);
         m->kind = (enum model_kind)i;
-    } else if (json_get(v, "merges", &x)) { /* older files have no type */
+    } else if (big[1].n) { /* older files have no type */
         m->kind = MODEL_BPE;
-    } else if (json_get(v, "vocab", &x) && json_kind(x) == JSON_ARRAY) {
+    } else if (json_kind(big[0]) == JSON_ARRAY) {
         m->kind = MODEL_UNIGRAM;
-    } else if (json_get(v, "vocab", &x)) {
+    } else if (big[0].n) {
         m->kind = MODEL_WORDPIECE;
     } else {
         return err_set(e, "model has neither a type nor a vocab");
     }
     switch (m->kind) {
     case MODEL_BPE:
-        return bpe_parse(t, v, e);
+        return bpe_parse(t, v, big[0], big[1], e);
     case MODEL_UNIGRAM:
-        return unigram_parse(t, v, e);
+        return unigram_parse(t, v, big[0], e);
     case MODEL_WORDPIECE:
-        return wordpiece_parse(t, v, e);
+        return wordpiece_parse(t, v, big[0], e);
     default:
-        return wordlevel_parse(t, v, e);
+        return wordlevel_parse(t, v, big[0], e);
     }
 }
 

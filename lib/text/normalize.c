@@ -48,30 +48,6 @@ static uint32_t le32(const char *p)
     return (uint32_t)u[0] | (uint32_t)u[1] << 8 | (uint32_t)u[2] << 16 | (uint32_t)u[3] << 24;
 }
 
-int charsmap_parse(struct charsmap *m, struct json v, struct err *e)
-{
-    struct buf text = BUF_INIT, blob = BUF_INIT;
-    json_str(v, &text);
-    int rc = base64_decode(text.s ? text.s : "", text.len, &blob);
-    buf_release(&text);
-    uint32_t bytes = blob.len >= 4 ? le32(blob.s) : 0;
-    if (rc < 0 || blob.len < 4 || bytes > blob.len - 4 || bytes % 4) {
-        err_set(e, "precompiled_charsmap is not a character map of SentencePiece (%zu bytes)", blob.len);
-        buf_release(&blob);
-        return -1;
-    }
-    m->units = bytes / 4;
-    m->unit = xreallocarray(NULL, m->units + 1, sizeof *m->unit);
-    for (size_t i = 0; i < m->units; i++)
-        m->unit[i] = le32(blob.s + 4 + 4 * i);
-    m->pool_n = blob.len - 4 - bytes;
-    m->pool = xmalloc(m->pool_n + 1);
-    memcpy(m->pool, blob.s + 4 + bytes, m->pool_n);
-    m->pool[m->pool_n] = '\0';
-    buf_release(&blob);
-    return 0;
-}
-
 /* The first (shortest) key that prefixes s[0..n), as the reference does it (SentencePiece itself takes the longest). */
 static const char *charsmap_find(const struct charsmap *m, const char *s, size_t n)
 {
@@ -99,6 +75,34 @@ static const char *charsmap_find(const struct charsmap *m, const char *s, size_t
         }
     }
     return NULL;
+}
+
+int charsmap_parse(struct charsmap *m, struct json v, struct err *e)
+{
+    struct buf text = BUF_INIT, blob = BUF_INIT;
+    json_str(v, &text);
+    int rc = base64_decode(text.s ? text.s : "", text.len, &blob);
+    buf_release(&text);
+    uint32_t bytes = blob.len >= 4 ? le32(blob.s) : 0;
+    if (rc < 0 || blob.len < 4 || bytes > blob.len - 4 || bytes % 4) {
+        err_set(e, "precompiled_charsmap is not a character map of SentencePiece (%zu bytes)", blob.len);
+        buf_release(&blob);
+        return -1;
+    }
+    m->units = bytes / 4;
+    m->unit = xreallocarray(NULL, m->units + 1, sizeof *m->unit);
+    for (size_t i = 0; i < m->units; i++)
+        m->unit[i] = le32(blob.s + 4 + 4 * i);
+    m->pool_n = blob.len - 4 - bytes;
+    m->pool = xmalloc(m->pool_n + 1);
+    memcpy(m->pool, blob.s + 4 + bytes, m->pool_n);
+    m->pool[m->pool_n] = '\0';
+    buf_release(&blob);
+    for (int c = 0; c < 128; c++) {
+        char one = (char)c;
+        m->plain[c] = !charsmap_find(m, &one, 1);
+    }
+    return 0;
 }
 
 /* The change counts of a mapped part are known only when the next is: what is removed is booked on the character
@@ -154,6 +158,12 @@ static void precompiled_cluster(struct pending *p, const struct charsmap *m, con
     }
 }
 
+/* Is it a cluster of its own before another ASCII character, and not in the map? (CR LF is one cluster.) */
+static bool stays(const struct charsmap *m, char c)
+{
+    return (unsigned char)c < 0x80 && m->plain[(unsigned char)c] && c != '\r';
+}
+
 static void precompiled(struct nstr *ns, const struct charsmap *m)
 {
     const char *s = ns->s;
@@ -162,6 +172,16 @@ static void precompiled(struct nstr *ns, const struct charsmap *m)
     nstr_begin(ns, 0);
     for (size_t i = 0; i < n;) { /* extended grapheme clusters */
         uint32_t cp, next;
+        size_t plain = i;
+        while (plain + 1 < n && stays(m, s[plain]) && (unsigned char)s[plain + 1] < 0x80)
+            plain++;
+        if (plain - i > 1) { /* ASCII that stays: all but the last of it at once */
+            if (p.have)
+                nstr_put(ns, p.cp, p.change);
+            p.have = false;
+            nstr_keep(ns, s + i, plain - i - 1);
+            i = plain - 1;
+        }
         size_t end = i + (size_t)uni_get(s + i, &cp);
         utf8proc_int32_t state = 0;
         while (end < n) {

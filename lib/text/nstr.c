@@ -93,6 +93,17 @@ void nstr_put(struct nstr *ns, uint32_t cp, long change)
     nstr_add(ns, c, (size_t)len, al);
 }
 
+void nstr_keep(struct nstr *ns, const char *s, size_t n)
+{
+    if (s != ns->s + ns->idx) { /* what is written is no longer what is read: one by one */
+        for (size_t i = 0; i < n; i++)
+            nstr_put(ns, (unsigned char)s[i], 0);
+        return;
+    }
+    nstr_copy(ns, ns->idx, ns->idx + n);
+    ns->idx += n;
+}
+
 void nstr_end(struct nstr *ns)
 {
     ns->cur = !ns->cur;

@@ -39,9 +39,11 @@ void regex_scratch_free(void *md);
 struct vocab {
     struct str *tok; /* [size], s NULL where an id has no token */
     size_t cap;
-    uint32_t size;  /* largest id + 1 */
-    uint32_t count; /* different texts */
-    uint32_t *slot; /* open addressing, id + 1, 0 free */
+    uint32_t size;         /* largest id + 1 */
+    uint32_t count;        /* different texts */
+    struct vocab_slot {    /* open addressing */
+        uint32_t id1, tag; /* id + 1, 0 free; part of the hash: most other texts are never looked at */
+    } * slot;
     uint32_t mask;
 };
 void vocab_init(struct vocab *v, size_t expected);
@@ -89,6 +91,7 @@ void nstr_release(struct nstr *ns);
  * (change > 0), or replace one and swallow -change more (change < 0); `removed` characters vanish in front. */
 void nstr_begin(struct nstr *ns, size_t removed);
 void nstr_put(struct nstr *ns, uint32_t cp, long change);
+void nstr_keep(struct nstr *ns, const char *s, size_t n); /* nstr_put of each character of s (ASCII) with change 0 */
 void nstr_end(struct nstr *ns);
 /* Raw writing between begin and end: bytes with the alignment of old byte `at` (nstr_add) or of their own (nstr_copy).
  */
@@ -124,6 +127,7 @@ struct charsmap {
     uint32_t *unit;
     size_t units;
     char *pool;
+    bool plain[128]; /* ASCII characters that stay */
     size_t pool_n;
 };
 
@@ -214,8 +218,10 @@ struct model {
     /* BPE */
     struct merge *merges; /* hash by (l, r); rank + 1, 0 free */
     uint32_t merge_mask;
+    int32_t guess;             /* while parsing: where the whole of the next merge is most likely */
     struct str prefix, suffix; /* continuing_subword_prefix, end_of_word_suffix; n 0: none */
     bool fuse_unk, byte_fallback, ignore_merges;
+    bool cut;             /* no token goes on over a U+2581 behind another character: words are independent */
     bool raw;             /* pieces are raw bytes, the ByteLevel letters are only thought of */
     int32_t ascii[128];   /* id of the one-character text, -1 */
     int32_t letter[256];  /* id of the ByteLevel letter of a byte, -1 */
@@ -367,5 +373,6 @@ bool obj_get(struct json o, const char *key, struct json *v);
 bool obj_str(struct arena *a, struct json o, const char *key, struct str *out);
 bool obj_flag(struct json o, const char *key, bool absent);
 struct str arena_str(struct arena *a, struct json v);
+struct json obj_small(struct arena *a, struct json o, const char *const *names, struct json *big, size_t n);
 
 #endif

@@ -67,22 +67,27 @@ static bool same(struct str a, const char *s, size_t n)
     return a.n == n && memcmp(a.s, s, n) == 0;
 }
 
-static uint32_t *slot_of(const struct vocab *v, const char *s, size_t n)
+static struct vocab_slot *slot_of(const struct vocab *v, const char *s, size_t n, uint32_t *tag)
 {
-    uint32_t i = (uint32_t)bytes_hash(s, n) & v->mask;
-    while (v->slot[i] && !same(v->tok[v->slot[i] - 1], s, n))
+    uint64_t h = bytes_hash(s, n);
+    uint32_t i = (uint32_t)h & v->mask;
+    *tag = (uint32_t)(h >> 32);
+    while (v->slot[i].id1 && !(v->slot[i].tag == *tag && same(v->tok[v->slot[i].id1 - 1], s, n)))
         i = (i + 1) & v->mask;
     return &v->slot[i];
 }
 
 static void vocab_rehash(struct vocab *v)
 {
-    uint32_t *old = v->slot, n = v->mask + 1;
+    struct vocab_slot *old = v->slot;
+    uint32_t n = v->mask + 1;
     v->slot = xcalloc((size_t)n * 2, sizeof *v->slot);
     v->mask = n * 2 - 1;
     for (uint32_t i = 0; i < n; i++)
-        if (old[i])
-            *slot_of(v, v->tok[old[i] - 1].s, v->tok[old[i] - 1].n) = old[i];
+        if (old[i].id1) {
+            uint32_t tag;
+            *slot_of(v, v->tok[old[i].id1 - 1].s, v->tok[old[i].id1 - 1].n, &tag) = old[i];
+        }
     free(old);
 }
 
@@ -102,14 +107,15 @@ int vocab_put(struct vocab *v, const char *s, uint32_t n, int64_t id, struct err
         return err_set(e, "id %lld belongs to \"%.*s\" and to \"%.*s\"", (long long)id,
                        (int)(v->tok[id].n < 60 ? v->tok[id].n : 60), v->tok[id].s, (int)(n < 60 ? n : 60), s);
     v->tok[id] = (struct str){ s, n };
-    uint32_t *slot = slot_of(v, s, n);
-    if (*slot) {
-        if (*slot - 1 != (uint32_t)id)
-            v->tok[*slot - 1].s = NULL;
-        *slot = (uint32_t)id + 1;
+    uint32_t tag;
+    struct vocab_slot *slot = slot_of(v, s, n, &tag);
+    if (slot->id1) {
+        if (slot->id1 - 1 != (uint32_t)id)
+            v->tok[slot->id1 - 1].s = NULL;
+        slot->id1 = (uint32_t)id + 1;
         return 0;
     }
-    *slot = (uint32_t)id + 1;
+    *slot = (struct vocab_slot){ (uint32_t)id + 1, tag };
     if (++v->count * 2 > v->mask)
         vocab_rehash(v);
     return 0;
@@ -117,7 +123,8 @@ int vocab_put(struct vocab *v, const char *s, uint32_t n, int64_t id, struct err
 
 int32_t vocab_find(const struct vocab *v, const char *s, size_t n)
 {
-    return v->slot ? (int32_t)*slot_of(v, s, n) - 1 : -1;
+    uint32_t tag;
+    return v->slot ? (int32_t)slot_of(v, s, n, &tag)->id1 - 1 : -1;
 }
 
 /* ---- trie ---- */
@@ -230,6 +237,39 @@ bool obj_str(struct arena *a, struct json o, const char *key, struct str *out)
         return false;
     *out = arena_str(a, v);
     return true;
+}
+
+/* The members of an object that are short, as an object of their own; each of `big` that is there goes to its span. One
+ * walk over the megabytes of a model section instead of one for every key. */
+struct json obj_small(struct arena *a, struct json o, const char *const *names, struct json *big, size_t n)
+{
+    struct buf b = BUF_INIT;
+    struct json key, v, out;
+    struct json_iter it = json_each(o);
+    for (size_t i = 0; i < n; i++)
+        big[i] = (struct json){ NULL, 0 };
+    buf_putc(&b, '{');
+    while (json_next(&it, &key, &v)) {
+        size_t i = 0;
+        while (i < n && !json_str_is(key, names[i]))
+            i++;
+        if (i < n) {
+            big[i] = v;
+            continue;
+        }
+        if (v.n > 4096)
+            continue;
+        if (b.len > 1)
+            buf_putc(&b, ',');
+        buf_add(&b, key.s, key.n);
+        buf_putc(&b, ':');
+        buf_add(&b, v.s, v.n);
+    }
+    buf_putc(&b, '}');
+    out.s = arena_strndup(a, b.s, b.len);
+    out.n = b.len;
+    buf_release(&b);
+    return out;
 }
 
 bool obj_flag(struct json o, const char *key, bool absent)
