@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "base/err.h"
@@ -143,10 +144,18 @@ void hash_remember(const char *path, bool content, struct hash128 h)
     char *entry = cache_entry(path, content);
     if (!entry)
         return;
+    /* Not file_write_atomic: a cache need not wait for the disk. A torn entry is no hash and is not believed. */
     char hex[HASH_HEX];
-    struct err ignore;
+    struct buf tmp = BUF_INIT;
     hash_hex(h, hex);
-    file_write_atomic(entry, hex, HASH_HEX - 1, &ignore);
+    buf_printf(&tmp, "%s.%ld", entry, (long)getpid());
+    FILE *f = fopen(tmp.s, "we");
+    bool whole = f && fwrite(hex, 1, HASH_HEX - 1, f) == HASH_HEX - 1;
+    if (f && fclose(f) != 0)
+        whole = false;
+    if (!whole || rename(tmp.s, entry) < 0)
+        unlink(tmp.s);
+    buf_release(&tmp);
     free(entry);
 }
 
