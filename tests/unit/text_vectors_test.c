@@ -463,7 +463,13 @@ static void real_xlmr(void **state)
 {
     (void)state;
     SHARED_OR_SKIP(a, "data/tokenizers/vectors-needing-real-file/xlm-roberta-full.jsonl");
-    SHARED_OR_SKIP(file, "data/tokenizers/xlm-roberta-base/tokenizer.json");
+    const char *real = shared_file("data/tokenizers/xlm-roberta-base/tokenizer.json");
+    if (!real) { /* not part of the shared data, so its absence is no fault of a machine */
+        printf("# skip: the real XLM-R tokenizer.json has to be fetched by hand\n");
+        skip();
+    }
+    char file[4096];
+    snprintf(file, sizeof file, "%s", real ? real : "");
     run_file(a, file, false);
 }
 
