@@ -501,6 +501,16 @@ int stage_put(struct stage *st, int output, uint64_t unit, struct hash128 input,
     return journal_add(o->journal, unit, input, lines, n, e);
 }
 
+/* A unit that waits at the end waits for one that was never put: its lines would be lost without a word. */
+static int check_all_emitted(const struct output *o, struct err *e)
+{
+    for (uint64_t u = o->next; u < o->wait_cap; u++)
+        if (o->wait[u].there)
+            return err_set(e, "record %llu of the output was never made (a bug: please report it)",
+                           (unsigned long long)o->next);
+    return 0;
+}
+
 static int emit_journal(struct output *o, struct err *e)
 {
     struct buf b = BUF_INIT;
@@ -612,7 +622,7 @@ int stage_commit(struct stage *st, const char *counts, struct err *e)
         return -1;
     for (int i = 0; i < st->nout; i++) {
         struct output *o = &st->out[i];
-        if (o->journal && emit_journal(o, e) < 0)
+        if ((o->journal ? emit_journal(o, e) : check_all_emitted(o, e)) < 0)
             return -1;
         hash_hex(hasher_get(o->hash), o->m.output);
         o->m.records = (int64_t)o->records;

@@ -10,9 +10,10 @@
  *     stage_commit(st, "{\"questions\": 10}", &e);       // now the file exists, with its manifest
  *     stage_close(st);                                   // without commit: nothing half-made stays, finished units do
  *
- * Output is in the order of the units 0, 1, 2 ... whatever finishes first. With -o and `resume`, every finished unit
- * goes to F.KEY.journal at once; a rerun with the same options takes back each unit whose input line is unchanged. To
- * standard output, units leave as soon as their turn comes, and nothing resumes.
+ * Output is in the order of the units 0, 1, 2 ... whatever finishes first; every unit must be put, an unusable record
+ * as an empty one (rec_read counts broken lines in r.index). With -o and `resume`, every finished unit goes to
+ * F.KEY.journal at once; a rerun with the same options takes back each unit whose input line is unchanged. To standard
+ * output, units leave as soon as their turn comes, and nothing resumes.
  *
  * Key, store, up to date: see manifest.h for the key. With -o F and files as input, F is left alone when F.run.json has
  * the key and F the hash; else $LATENT_STORE/KEY is linked if it is there; else the program runs, and its output is put

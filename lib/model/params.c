@@ -102,10 +102,13 @@ static int make_param(struct trainable *t, const struct plan_item *it, struct er
         *it->vector = p->value;
         return 0;
     }
-    if (*it->weight)
-        d->weight_free(d, *it->weight);
-    *it->weight = NULL;
-    return d->weight_from_tensor(d, it->weight, p->value, it->part[0].name, e);
+    struct weight **slot = it->weight;
+    if (!slot)
+        return err_set(e, "plan item %s has no place", it->part[0].name);
+    if (*slot)
+        d->weight_free(d, *slot);
+    *slot = NULL;
+    return d->weight_from_tensor(d, slot, p->value, it->part[0].name, e);
 }
 
 int params_full(struct trainable *t, struct err *e)
