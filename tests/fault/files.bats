@@ -22,7 +22,7 @@ working() {
   eval) echo "--model $GOLDEN/models/qwen3 --ratio 0.5 --max-tokens 4 questions.jsonl" ;;
   grade) echo "--task math rows.jsonl" ;;
   report) echo "rows.jsonl" ;;
-  tok) echo "--model $GOLDEN/models/qwen3 texts.jsonl" ;;
+  tok) echo "encode --model $GOLDEN/models/qwen3 texts.jsonl" ;;
   score) echo "--model $GOLDEN/models/qwen3 rows.jsonl" ;;
   verify) echo "" ;;
   *) echo "no case for $1 in fault/files.bats" >&2; return 1 ;;
