@@ -119,12 +119,20 @@ $(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(B)/liblatent.a
 	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
 
 FUZZ_SECONDS ?= 600
-FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=build/libfuzzer/%)
-build/libfuzzer/%: tests/fuzz/%.c $(LIB_SRC)
+LF := build/libfuzzer
+LF_FLAGS := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERSION='"$(VERSION)"' -O1 -g -ffp-contract=off -I. -Ilib \
+  -fsanitize=address,undefined -fno-sanitize-recover=undefined
+FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(LF)/%)
+# An archive, so that a target links what it needs and no more.
+LF_OBJ := $(patsubst %.c,$(LF)/%.o,$(sort $(wildcard lib/base/*.c lib/io/*.c lib/text/*.c lib/task/*.c)))
+$(LF)/%.o: %.c
 	@mkdir -p $(@D)
-	clang -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERSION='"$(VERSION)"' -O1 -g -ffp-contract=off -I. -Ilib \
-	  -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -mavx2 -mfma -mf16c \
-	  $< $(filter-out %_avx512.c,$(filter $(sort $(wildcard lib/base/*.c lib/io/*.c lib/text/*.c lib/task/*.c)),$(LIB_SRC))) -pthread $(LIBS) -o $@
+	clang $(LF_FLAGS) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+$(LF)/liblatent.a: $(LF_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+$(LF)/%_fuzz: tests/fuzz/%_fuzz.c $(LF)/liblatent.a
+	clang $(LF_FLAGS) -fsanitize=fuzzer $< $(LF)/liblatent.a -pthread $(LIBS) -o $@
 .PHONY: fuzz
 fuzz: $(FUZZERS)
 	@for f in $(FUZZERS); do n=$$(basename $$f _fuzz); mkdir -p build/corpus/$$n; \

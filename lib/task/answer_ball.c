@@ -27,6 +27,7 @@ struct eval {
     slong top;         /* largest binary exponent met */
     slong big;         /* largest absolute value of one */
     bool undefined, stopped;
+    bool complex; /* left the real numbers: an even root or a logarithm of something not positive */
 };
 
 static bool work(struct eval *v, long units)
@@ -92,6 +93,7 @@ static bool eval_rational_power(struct eval *v, acb_t r, const acb_t x, const fm
         arb_neg(acb_realref(r), acb_realref(r));
         arb_zero(acb_imagref(r));
     } else {
+        v->complex = true;
         acb_root_ui(r, x, k, p);
     }
     acb_pow_fmpz(r, r, fmpq_numref(q), p);
@@ -139,6 +141,7 @@ static bool eval_power(struct eval *v, const struct node *n, acb_t r)
             limit_hit(v->c, "limit:bits");
             ok = false;
         }
+        v->complex = v->complex || (ok && !arb_is_positive(acb_realref(x)));
         if (ok && n->kid[0]->kind == N_E)
             acb_exp(r, y, v->prec);
         else if (ok)
@@ -195,6 +198,8 @@ static bool eval_function(struct eval *v, const struct node *n, acb_t r)
             ok = note(v, r);
             goto out;
         }
+    if (strcmp(n->name, "ln") == 0 || strcmp(n->name, "log") == 0)
+        v->complex = v->complex || !arb_is_positive(acb_realref(x));
     if (n->n == 1 && strcmp(n->name, "ln") == 0) {
         acb_log(r, x, p);
     } else if (n->n == 2 && strcmp(n->name, "log") == 0) {
@@ -474,6 +479,19 @@ static enum tri points_equal(struct eval *v, const struct node *a, const struct 
             good++;
         else if (!bad && !v->undefined)
             r = MAYBE; /* near, but not near enough */
+    }
+    /* With roots or logarithms the points were positive. A difference at another real point, where nothing left the
+     * real numbers, counts too: \sqrt{x^2} is not x, though \sqrt{xy} may be \sqrt{x}\sqrt{y}. */
+    for (int k = 0; k < POINTS && r == YES && good >= 3 && !signs; k++) {
+        bool bad;
+        make_point(value, v, 2 * k + 1, true);
+        v->prec = 256;
+        v->top = v->big = 0;
+        v->complex = false;
+        if (difference(v, a, b, 128, &bad) == NO && !v->complex)
+            r = NO;
+        if (v->stopped)
+            r = MAYBE;
     }
     for (int i = 0; i < v->letters; i++)
         fmpq_clear(value + i);

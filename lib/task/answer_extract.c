@@ -453,7 +453,9 @@ static bool block_at(struct scan *sc, size_t i, struct block *b)
 {
     struct span v = sc->v, r = span_from(v, i);
     size_t skip = 2, close;
-    if ((r.s[0] != '$' && r.s[0] != '\\') || is_escaped(v, i))
+    if (r.s[0] != '$' && !span_starts(r, "\\(") && !span_starts(r, "\\["))
+        return false;
+    if (is_escaped(v, i))
         return false;
     if (span_starts(r, "\\(")) {
         close = find_close(sc, i + 2, CLOSE_ROUND);

@@ -503,7 +503,7 @@ struct lexer {
     struct span v;
     size_t i;
     struct tok *t;
-    int n;
+    int n, room; /* t has two more */
     bool space, overflow;
     int text;     /* depth of \text */
     int depth;    /* of brackets, for thousands */
@@ -512,9 +512,9 @@ struct lexer {
 
 static struct tok *emit(struct lexer *x, enum tok_kind kind, struct span text)
 {
-    if (x->n >= MAX_TOKENS) {
+    if (x->n >= x->room) {
         x->overflow = true;
-        return &x->t[MAX_TOKENS];
+        return &x->t[x->room];
     }
     struct tok *t = &x->t[x->n++];
     memset(t, 0, sizeof *t);
@@ -680,6 +680,11 @@ static void lex_number(struct lexer *x)
             exp10 = atoi(x->v.s + j) * (minus ? -1 : 1);
             i = d;
         }
+    }
+    if (i == start) { /* .\overline without digits */
+        x->i++;
+        emit(x, T_BAD, span_of(".", 1));
+        return;
     }
     digits[n] = 0;
     x->digits += n + 1;
@@ -1168,8 +1173,8 @@ static bool is_leftover(enum tok_kind k)
 struct tok *answer_lex(struct answer_checker *c, struct span v)
 {
     struct lexer x = { .c = c, .v = v };
-    size_t room = v.n * 3 + 2 < MAX_TOKENS + 2 ? v.n * 3 + 2 : MAX_TOKENS + 2; /* a sign such as 1/2 makes three */
-    x.t = arena_alloc(&c->arena, room * sizeof *x.t);
+    x.room = v.n * 3 < MAX_TOKENS ? (int)v.n * 3 : MAX_TOKENS; /* a sign such as 1/2 makes three */
+    x.t = arena_alloc(&c->arena, (size_t)(x.room + 2) * sizeof *x.t);
     x.digits = arena_alloc(&c->arena, 2 * v.n + 2);
     lex_all(&x);
     if (x.overflow) {

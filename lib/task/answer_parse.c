@@ -189,10 +189,14 @@ static const char *name_of_range(struct parser *p, int a, int b)
                     : t->kind == T_BAR                      ? '|'
                     : t->kind == T_DIV || t->kind == T_FRAC ? '/'
                                                             : 0;
-        if (mark)
+        if (mark) {
             *d++ = mark;
-        else if (t->text.n > 1 && i + 1 < b)
+        } else if (!t->text.n && t->kind != T_LBRACE && t->kind != T_RBRACE) { /* some sign, told apart by its kind */
+            *d++ = '?';
+            *d++ = (char)('A' + t->kind % 26);
+        } else if (t->text.n > 1 && i + 1 < b) {
             *d++ = ' ';
+        }
     }
     *d = 0;
     return s;
@@ -1144,6 +1148,14 @@ static struct node *parse_set_braces(struct parser *p)
 {
     if (take(p, T_RSET))
         return node_new(p->c, N_EMPTY, 0);
+    if (peek(p) == T_BEGIN) { /* \left\{ in front of a system, \right. behind it */
+        struct node *system = parse_primary(p);
+        if (system && system->kind == N_LIST && peek(p) != T_RSET)
+            return system;
+        struct node *s = node_new(p->c, N_SET, 1);
+        s->kid[0] = system;
+        return system && take(p, T_RSET) ? s : NULL;
+    }
     /* {x | x > 3}, {x in R : x > 3} */
     int bar = p->i + 1;
     if (peek(p) == T_SYM && p->t[bar].kind == T_REL && p->t[bar].op == REL_IN && p->t[bar + 1].kind == T_REALS)
@@ -1315,6 +1327,39 @@ static struct node *parse_big_sum(struct parser *p)
     return n->kid[3] && n->kid[0]->kind == N_SYM ? n : NULL;
 }
 
+/* cases, aligned and one-column arrays of relations: a list of them that holds together */
+static struct node *parse_system(struct parser *p, bool align)
+{
+    struct node *row[MAX_LIST];
+    int n = 0, abs = p->abs;
+    p->abs = 0;
+    while (peek(p) != T_FINISH) {
+        while (align && take(p, T_AMP))
+            ;
+        struct node *x = parse_relation(p);
+        if (!x || n >= MAX_LIST)
+            return NULL;
+        row[n++] = x;
+        while (take(p, T_COMMA) || take(p, T_AND))
+            ;
+        if (peek(p) != T_FINISH && !take(p, T_ROW))
+            return NULL;
+        while (take(p, T_ROW))
+            ;
+    }
+    p->abs = abs;
+    p->i++;
+    return n ? list_of(p->c, row, n, 2) : NULL;
+}
+
+static bool has_relation(const struct parser *p)
+{
+    for (int i = p->i; p->t[i].kind != T_END && p->t[i].kind != T_FINISH; i++)
+        if (p->t[i].kind == T_REL)
+            return true;
+    return false;
+}
+
 static struct node *parse_matrix(struct parser *p)
 {
     struct span env = p->t[p->i++].text;
@@ -1322,6 +1367,9 @@ static struct node *parse_matrix(struct parser *p)
     int rows = 0, cols = 0, col = 0, n = 0, abs = p->abs;
     if (env.n && env.s[env.n - 1] == '*')
         env.n--;
+    bool align = span_is(env, "aligned") || span_is(env, "align") || span_is(env, "split") || span_is(env, "gathered");
+    if (align || span_is(env, "cases") || (span_is(env, "array") && has_relation(p)))
+        return parse_system(p, align);
     bool det = span_is(env, "vmatrix") || span_is(env, "Vmatrix");
     if (!det && !span_is(env, "pmatrix") && !span_is(env, "bmatrix") && !span_is(env, "Bmatrix") &&
         !span_is(env, "matrix") && !span_is(env, "smallmatrix") && !span_is(env, "array"))
