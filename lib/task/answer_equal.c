@@ -143,6 +143,10 @@ static enum tri scalars_equal(struct answer_checker *c, struct node *g, struct n
     pv = strip_mark(pv, N_PCT, &pp);
     gv = strip_mark(gv, N_DEG, &gd);
     pv = strip_mark(pv, N_DEG, &pd);
+    if ((gq || gp || gd) && (pq || pp || pd) && (gq != pq || gp != pp || gd != pd)) { /* 32 cm against 32% */
+        *why = "unit";
+        return NO;
+    }
     enum tri r = numbers_equal(c, gv, pv, why);
     if (r == YES || gp == pp)
         return r;

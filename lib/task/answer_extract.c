@@ -399,7 +399,8 @@ static struct scan scan_of(struct span v)
     return sc;
 }
 
-/* Ordinary words in an inline block mean that its dollar signs are money. */
+/* Ordinary words in an inline block (two of three and more letters, or four small ones) mean that its dollar signs are
+ * money. */
 static bool reads_as_prose(struct span in)
 {
     size_t words = 0;
@@ -419,13 +420,14 @@ static bool reads_as_prose(struct span in)
             size_t j = i;
             while (j < in.n && ch_alpha(in.s[j]))
                 j++;
-            words += j - i >= 3 && (j >= in.n || in.s[j] == ' ' || in.s[j] == ',' || in.s[j] == '.');
+            bool word = j >= in.n || in.s[j] == ' ' || in.s[j] == ',' || in.s[j] == '.' || in.s[j] == '\n';
+            words += word ? (j - i >= 3 ? 2 : j - i == 2) : 0;
             i = j;
         } else {
             i++;
         }
     }
-    return words >= 2;
+    return words >= 4;
 }
 
 static size_t find_from(struct span v, size_t i, const char *word)
@@ -466,7 +468,9 @@ static bool block_at(struct scan *sc, size_t i, struct block *b)
     } else if (r.s[0] == '$') {
         skip = 1;
         close = find_close(sc, i + 1, CLOSE_DOLLAR);
-        if (close != SIZE_MAX && reads_as_prose(span_sub(v, i + 1, close)))
+        /* "= $20 and 3 * 2 = $6": money twice */
+        if (close != SIZE_MAX &&
+            (reads_as_prose(span_sub(v, i + 1, close)) || (close + 1 < v.n && ch_digit(v.s[close + 1]))))
             return false;
     } else {
         return false;
@@ -920,6 +924,8 @@ static bool first_letter(struct span v, struct buf *out)
 static bool starting_letter(struct span v, struct buf *out)
 {
     struct span t = span_strip(v);
+    if (span_starts(t, "A:")) /* the A of "answer" */
+        t = span_strip(span_from(t, 2));
     while (t.n && strchr("*(", t.s[0]))
         t.s++, t.n--;
     if (!t.n || !lone_letter(t, 0) || (t.n > 1 && !strchr(".):,*\n", t.s[1])))

@@ -677,7 +677,9 @@ static void lex_number(struct lexer *x)
             ;
         /* 2e-3 is also "two e minus three": then only a form that a program prints counts */
         if (d > j && d - j <= 6 && !ch_alpha(at(x, d)) && (at(x, i) == 'E' || !sign || point || d - j >= 2)) {
-            exp10 = atoi(x->v.s + j) * (minus ? -1 : 1);
+            for (size_t k = j; k < d; k++)
+                exp10 = exp10 * 10 + (at(x, k) - '0');
+            exp10 = minus ? -exp10 : exp10;
             i = d;
         }
     }

@@ -327,7 +327,7 @@ static bool is_name(const struct parser *p, int a, int b)
 static int closing(const struct parser *p, int open, int b)
 {
     int depth = 0;
-    for (int i = open; i < b; i++) {
+    for (int i = open; i < b && p->t[i].kind != T_END; i++) {
         depth += p->t[i].kind == p->t[open].kind ? 1 : p->t[i].kind == p->t[open].kind + 1 ? -1 : 0;
         if (!depth)
             return i;
@@ -698,14 +698,13 @@ bad:
 
 static struct node *parse_time(struct parser *p)
 {
-    const struct tok *h = &p->t[p->i], *m = h;
+    const struct tok *h = &p->t[p->i];
     int used = 1, minutes = 0;
     if (!plain_int(h) || h->text.n > 2)
         return NULL;
     if (h[1].kind == T_COLON && plain_int(&h[2]) && h[2].text.n == 2) {
-        m = &h[2];
         used = 3;
-        minutes = atoi(m->text.s);
+        minutes = atoi(h[2].text.s);
     }
     bool marked = h[used].kind == T_AMPM;
     if ((used == 1 && !marked) || h[used].kind == T_COLON || minutes > 59 || atoi(h->text.s) > 24)

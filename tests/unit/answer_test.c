@@ -70,6 +70,17 @@ static char *repeated(const char *before, const char *piece, int n, const char *
     return buf_take(&b);
 }
 
+static char *nested(const char *open, const char *in, const char *close, int n)
+{
+    struct buf b = BUF_INIT;
+    for (int i = 0; i < n; i++)
+        buf_puts(&b, open);
+    buf_puts(&b, in);
+    for (int i = 0; i < n; i++)
+        buf_puts(&b, close);
+    return buf_take(&b);
+}
+
 static void hostile_input_ends_soon(void **state)
 {
     (void)state;
@@ -98,13 +109,13 @@ static void hostile_input_ends_soon(void **state)
         { "5", repeated("", "$1$ and ", 120000, ""), ANSWER_SOLUTION },
         { "5", repeated("", "</think>", 120000, ""), ANSWER_SOLUTION },
         { "9^{9^{9}}", repeated("9^{9^{9", "", 1, "}}+1"), ANSWER_PRED },
-        { "5", repeated("", "9^{", 50, repeated("9", "}", 50, "")), ANSWER_PRED },
+        { "5", nested("9^{", "9", "}", 50), ANSWER_PRED },
         { "(1+\\pi+e)^{40}", repeated("(1+e+\\pi)^{20}", "(1+\\pi+e)", 20, ""), ANSWER_PRED },
         { "(1+x+y+z)^{400}", repeated("", "(1+x+y+z)^{40}", 10, ""), ANSWER_PRED },
         { "(a+b+c+d+e_1+f+g+h)^{12}", repeated("(a+b+c+d+e_1+f+g+h)^{11}", "(a+b+c+d+e_1+f+g+h)", 1, ""), ANSWER_PRED },
         { "5", repeated("", "5!", 1, "!"), ANSWER_PRED },
         { "5000!", repeated("4999! ", "\\cdot 5000", 1, ""), ANSWER_PRED },
-        { "1", repeated("", "\\sin(", 60, repeated("1", ")", 60, "")), ANSWER_PRED },
+        { "1", nested("\\sin(", "1", ")", 60), ANSWER_PRED },
         { "\\sqrt{2}", repeated("\\sqrt{2}", "+\\sqrt{2}-\\sqrt{2}", 120, ""), ANSWER_PRED },
         { "1", repeated("", "\\sin 1+", 300, "1"), ANSWER_PRED },
         { "x", repeated("", "\\sin x+", 300, "1"), ANSWER_PRED },
