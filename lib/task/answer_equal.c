@@ -906,7 +906,7 @@ static enum tri value_equal(struct answer_checker *c, struct node *g, struct nod
 enum tri answer_equal(struct answer_checker *c, struct node *gold, struct node *pred, const char **reason)
 {
     if (has_undefined(gold) || has_undefined(pred)) {
-        *reason = "undefined";
+        *reason = c->limit ? c->limit : "undefined"; /* not made, or not there */
         return c->limit ? MAYBE : NO;
     }
     return value_equal(c, gold, pred, reason);

@@ -656,6 +656,14 @@ static size_t sentence_end(struct scan *sc, size_t i)
     return stop;
 }
 
+static bool word_before(struct span v, size_t i, const char *word)
+{
+    size_t n = strlen(word);
+    while (i > 0 && (v.s[i - 1] == ' ' || v.s[i - 1] == '$'))
+        i--;
+    return i >= n && span_starts_fold(span_from(v, i - n), word) && (i == n || !ch_alpha(v.s[i - n - 1]));
+}
+
 /* What a sentence says, X of "the answer is X". value: only if it carries a number, block or box. */
 static bool sentence_answer(struct scan *sc, size_t i, bool value, struct buf *out)
 {
@@ -699,6 +707,11 @@ static bool sentence_answer(struct scan *sc, size_t i, bool value, struct buf *o
     if (weight) {
         buf_reset(out);
         struct span t = trim_answer(best);
+        size_t at = (size_t)(best.s - v.s);
+        if (word_before(v, at, "not")) /* "the answer is not 7." says no answer */
+            return false;
+        if (word_before(v, at, "minus") || word_before(v, at, "negative"))
+            buf_putc(out, '-');
         buf_add(out, t.s, t.n);
         add_trailing_unit(v, best_end, out);
         return t.n > 0;
@@ -842,6 +855,8 @@ static bool last_block(struct scan *sc, struct buf *out)
     struct span v = sc->v;
     struct block best = { 0, 0, 0, 0 };
     int weight = 1;
+    size_t before = 0; /* end of the last block that counted */
+    bool joined = false;
     for (size_t i = 0; i < v.n;) {
         struct block b;
         if (!block_at(sc, i, &b)) {
@@ -850,14 +865,21 @@ static bool last_block(struct scan *sc, struct buf *out)
         }
         int w = block_weight(span_sub(v, b.in, b.in_end));
         if (w >= 2 && (w >= weight || w == 3)) {
-            best = b;
+            struct span between = span_sub(v, before, b.start);
+            joined = before && w == 3 && weight == 3 && span_strip(between).n && only_separators(between);
+            if (joined) /* "$x=2$ and $x=4$" */
+                best.end = b.end;
+            else
+                best = b;
             weight = w;
+            before = b.end;
         }
         i = b.end;
     }
     if (!best.end)
         return false;
-    struct span t = trim_answer(behind_equals(span_sub(v, best.in, best.in_end)));
+    struct span in = joined ? span_sub(v, best.start, best.end) : behind_equals(span_sub(v, best.in, best.in_end));
+    struct span t = trim_answer(in);
     buf_reset(out);
     buf_add(out, t.s, t.n);
     add_trailing_unit(v, best.end, out);
@@ -870,11 +892,15 @@ static bool last_number(struct span v, struct buf *out)
         if (!ch_digit(v.s[e]))
             continue;
         size_t s = e;
-        while (s > 0 &&
-               (ch_digit(v.s[s - 1]) || ((v.s[s - 1] == ',' || v.s[s - 1] == '.' || v.s[s - 1] == '/') && s > 1 &&
-                                         (ch_digit(v.s[s - 2]) || v.s[s - 1] == '.') && ch_digit(v.s[s]))))
+        while (s > 0 && (ch_digit(v.s[s - 1]) ||
+                         ((v.s[s - 1] == ',' || v.s[s - 1] == '.' || v.s[s - 1] == '/' || v.s[s - 1] == ':') && s > 1 &&
+                          (ch_digit(v.s[s - 2]) || v.s[s - 1] == '.') && ch_digit(v.s[s]))))
             s--;
         if (s > 0 && (ch_alpha(v.s[s - 1]) || v.s[s - 1] == '_')) { /* inside an identifier */
+            e = s;
+            continue;
+        }
+        if (word_before(v, s, "not")) {
             e = s;
             continue;
         }
@@ -902,7 +928,8 @@ static bool lone_letter(struct span v, size_t i)
         return false;
     if (i + 1 < v.n && (ch_alnum(v.s[i + 1]) || v.s[i + 1] == '\'' || (unsigned char)v.s[i + 1] >= 0x80))
         return false;
-    bool bracket = i > 0 && (v.s[i - 1] == '(' || v.s[i - 1] == '*' || v.s[i - 1] == '{');
+    bool bracket = word_before(v, i, "option") || word_before(v, i, "choice");
+    bracket = bracket || (i > 0 && (v.s[i - 1] == '(' || v.s[i - 1] == '*' || v.s[i - 1] == '{'));
     if (!bracket && v.s[i] == 'I')
         return false;
     if (!bracket && v.s[i] == 'A' && i + 2 < v.n && v.s[i + 1] == ' ' && v.s[i + 2] >= 'a' && v.s[i + 2] <= 'z')
