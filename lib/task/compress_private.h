@@ -1,0 +1,33 @@
+/* compress_private.h - shared by the files of compress.h. */
+#ifndef LATENT_TASK_COMPRESS_PRIVATE_H
+#define LATENT_TASK_COMPRESS_PRIVATE_H
+
+#include "io/hash.h"
+#include "task/compress.h"
+
+/* ---- compress_model.c: chunks through the model ---- */
+struct compress_model;
+int compress_model_open(struct compress_model **out, const char *dir, bool surprisal, const char *device, int threads,
+                        int rows, struct err *e);
+void compress_model_close(struct compress_model *m);
+/* Scores the chunks of the jobs that are not scored. */
+int compress_model_run(struct compress_model *m, const struct lingua *l, struct compress_job *jobs, size_t n,
+                       struct err *e);
+double compress_model_seconds(const struct compress_model *m);
+uint64_t compress_model_rows(const struct compress_model *m);
+
+/* ---- compress_scores.c: scores in a file ---- */
+/* Says everything a text's scores depend on but the text and the model. Appended to b. */
+void scores_settings(const struct compress_spec *s, struct buf *b);
+/* Appends the line of a scored text. */
+void scores_write(const char *settings, const char *model, enum lingua_family family, const struct lingua_text *t,
+                  const struct buf *text, bool compat, struct buf *out);
+struct scores;
+int scores_open(struct scores **out, const char *path, const char *settings, struct err *e);
+enum lingua_family scores_family(const struct scores *s);
+void scores_close(struct scores *s); /* NULL is fine */
+/* Fills t for a text; an error names the text by `label` when the file does not have it. Safe in threads. */
+int scores_find(const struct scores *s, const struct buf *text, const char *label, bool compat, struct lingua_text *t,
+                struct err *e);
+
+#endif
