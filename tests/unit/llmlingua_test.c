@@ -80,10 +80,10 @@ static void read_texts(const char *path)
         assert_int_equal(rec_read(in, &r, &e), 1);
         buf_reset(&b);
         assert_ok(rec_text(&r, "response_text", &b, &e));
-        struct span s = think_before_end(b.s, b.len);
+        struct view s = think_before_end(b.s, b.len);
         if (!s.s)
-            s = (struct span){ b.s, b.len };
-        s = span_trim(s.s, s.n);
+            s = (struct view){ b.s, b.len };
+        s = view_trim(s.s, s.n);
         buf_add(&text[i], s.s, s.n);
     }
     for (int i = REASONINGS; i < TEXTS; i++)
