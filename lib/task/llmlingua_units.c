@@ -236,6 +236,9 @@ static void add_gap(const struct lingua_words *w, size_t i, size_t k, struct buf
         int here = gap_kind(w->s, w->word[u].e, w->word[u + 1].b);
         kind = here > kind ? here : kind;
     }
+    /* a comma that stood at a dropped word stays a comma of the word before */
+    if (kind == 1 && w->word[k].b == w->word[k - 1].e && memchr(".,;:!?)]}", w->s[w->word[k].b], 9))
+        kind = 0;
     if (!kind && would_join(w->s[end - 1], w->s[w->word[k].b]))
         kind = 1;
     buf_puts(out, text[kind]);

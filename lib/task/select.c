@@ -324,7 +324,8 @@ int selector_add(struct selector *s, const struct rec *r, struct buf *out, struc
     int64_t length;
     bool grouped = s->spec.shortest || s->spec.top > 0 || s->spec.exemplars;
     s->n.in++;
-    int rc = passes(s, r, &length, e);
+    bool repeats_first = s->spec.compat && s->spec.dedup && !s->spec.exemplars;
+    int rc = repeats_first ? 1 : passes(s, r, &length, e);
     if (rc <= 0)
         return rc;
     if (grouped || s->spec.dedup) {
@@ -338,6 +339,8 @@ int selector_add(struct selector *s, const struct rec *r, struct buf *out, struc
         if (rc <= 0)
             return rc;
     }
+    if (repeats_first && (rc = passes(s, r, &length, e)) <= 0)
+        return rc;
     if (grouped)
         return hold(s, r, ratio, length, s->question.s, s->question.len, e);
     buf_add(out, r->line, r->len);

@@ -7,7 +7,8 @@
  * The steps, in this order: correct, lengths, dedup; then at most one of shortest, top and exemplars. A record's length
  * is its reasoning_token_count, else compressed_reasoning_token_count, else response_token_count. Its question is
  * question_source_id, else source_id without its last "_s" and what follows. Groups are of one question and one
- * compression_ratio (records without a ratio have one of their own).
+ * compression_ratio (records without a ratio have one of their own). With compat, repeats
+ * are dropped before anything else is looked at: a wrong sample hides a right one of the same reasoning.
  *
  * Ties: the earlier record wins, always. Lines come out in input order; with compat, `shortest` gives questions in the
  * order they were first seen, shortest first. Kept lines are copied byte for byte. */

@@ -1,0 +1,166 @@
+/* prepare - rows to train on. See latent-prepare(1). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "task/prepare.h"
+#include "tools/tool.h"
+
+static struct {
+    const char *method, *format, *family, *label, *original;
+    struct opt_reals ratio;
+    bool all_ratios, compat;
+    int64_t max_tokens;
+} o = { .method = "tokenskip", .family = "qwen", .label = "target", .max_tokens = -1 };
+
+static const struct opt opts[] = {
+    OPT_ROW_GROUP("Options"),
+    OPT_ROW_CHOICE("method", 0, &o.method, "tokenskip|direct|concise",
+                   "from compressed samples, from questions, from samples", OPT_RESULT),
+    OPT_ROW_CHOICE("format", 0, &o.format, "tokenskip|xml|paper|tokenskip_paper",
+                   "the assistant's text; by default tokenskip, or xml for the other methods", OPT_RESULT),
+    OPT_ROW_ALIAS("response-format", "format"),
+    OPT_ROW_REALS("ratio", 'r', &o.ratio, "R,...",
+                  "the pool a trace's ratio is drawn from; 1 is the original "
+                  "reasoning; by default 1 and every ratio of the trace",
+                  OPT_RESULT, 1e-6, 1),
+    OPT_ROW_ALIAS("ratio-pool", "ratio"),
+    OPT_ROW_FLAG("all-ratios", 'a', &o.all_ratios, "a row for every ratio of the pool instead of one drawn",
+                 OPT_RESULT),
+    OPT_ROW_CHOICE("label", 'l', &o.label, "target|achieved", "the ratio the model is told", OPT_RESULT),
+    OPT_ROW_INT("max-cot-tokens", 'm', &o.max_tokens, "N", "no rows of traces whose original is longer; -1: any",
+                OPT_RESULT, -1, 1e9),
+    OPT_ROW_ALIAS("max-think-tokens", "max-cot-tokens"),
+    OPT_ROW_CHOICE("model-family", 0, &o.family, "qwen|llama3", "whose token stands around the ratio", OPT_RESULT),
+    OPT_ROW_FLAG("compat", 0, &o.compat, "draw and write as the reference does, faults included", OPT_RESULT),
+    OPT_ROW_STRING("original", 0, &o.original, "FILE", "--compat: the samples that were compressed", OPT_RUN),
+    OPT_ROW_ALIAS("original-cot-path", "original"),
+    OPT_ROW_END,
+};
+
+static int check_options(struct prepare_spec *s, struct err *e)
+{
+    *s = (struct prepare_spec){ .method = strcmp(o.method, "tokenskip") == 0 ? PREPARE_TOKENSKIP
+                                          : strcmp(o.method, "direct") == 0  ? PREPARE_DIRECT
+                                                                             : PREPARE_CONCISE,
+                                .family = o.family,
+                                .ratio = o.ratio.v,
+                                .nratio = o.ratio.n,
+                                .all_ratios = o.all_ratios,
+                                .label_achieved = strcmp(o.label, "achieved") == 0,
+                                .max_tokens = o.max_tokens,
+                                .seed = (uint64_t)common.seed,
+                                .original = o.original,
+                                .compat = o.compat };
+    bool tokenskip = s->method == PREPARE_TOKENSKIP;
+    if (!o.format)
+        o.format = tokenskip ? "tokenskip" : "xml";
+    s->format = prompt_format_of(strcmp(o.format, "tokenskip_paper") == 0 ? "tokenskip" : o.format);
+    if (tokenskip && s->format == PROMPT_XML)
+        return tool_misuse(e, "--method tokenskip and --format xml exclude each other");
+    if (!tokenskip && (o.ratio.n || o.all_ratios || s->label_achieved))
+        return tool_misuse(e, "%s is for --method tokenskip",
+                           o.ratio.n      ? "--ratio"
+                           : o.all_ratios ? "--all-ratios"
+                                          : "--label");
+    if (s->method == PREPARE_DIRECT && o.max_tokens >= 0)
+        return tool_misuse(e, "--max-cot-tokens: --method direct has no reasoning");
+    if (tokenskip && o.compat && !o.original)
+        return tool_misuse(e, "--compat needs --original FILE: the reference draws in the order of the samples");
+    if (o.original && !(tokenskip && o.compat))
+        return tool_misuse(e, "--original is for --method tokenskip --compat");
+    if (o.compat && (o.all_ratios || s->label_achieved))
+        return tool_misuse(e, "--compat has no %s", o.all_ratios ? "--all-ratios" : "--label achieved");
+    return TOOL_OK;
+}
+
+static int move_records(struct stage *st, struct preparer *p, long *rejected, struct err *e)
+{
+    struct rec r;
+    struct buf out = BUF_INIT;
+    int rc, got;
+    progress_begin("preparing", 0, "records");
+    for (rc = 0; rc == 0 && (got = rec_read(stage_input(st), &r, e)) != 0;) {
+        buf_reset(&out);
+        if (got == -1 || (got < 0 && !common.keep_going)) {
+            rc = -1;
+        } else if (got < 0 || preparer_add(p, &r, &out, e) < 0) {
+            rc = common.keep_going ? 0 : -1;
+            if (rc == 0) {
+                log_warn("%s", e->msg);
+                ++*rejected;
+            }
+        }
+        if (rc == 0 && out.len)
+            rc = stage_write(st, out.s, out.len, e);
+        if (rc == 0 && stage_interrupted())
+            rc = stage_stopped(st, e);
+        progress_at(preparer_counts(p)->in, NULL);
+    }
+    buf_reset(&out);
+    if (rc == 0)
+        rc = preparer_finish(p, &out, e);
+    if (rc == 0 && out.len)
+        rc = stage_write(st, out.s, out.len, e);
+    buf_release(&out);
+    progress_end();
+    return rc;
+}
+
+static int finish(struct stage *st, const struct preparer *p, long rejected, struct err *e)
+{
+    const struct prepare_counts *n = preparer_counts(p);
+    struct buf counts = BUF_INIT;
+    buf_printf(&counts,
+               "{\"records\": %llu, \"traces\": %llu, \"rows\": %llu, \"conditioned\": %llu, \"too_long\": %llu, "
+               "\"without_ratio\": %llu, \"rejected\": %ld}",
+               (unsigned long long)n->in, (unsigned long long)n->traces, (unsigned long long)n->rows,
+               (unsigned long long)n->conditioned, (unsigned long long)n->too_long, (unsigned long long)n->without,
+               rejected);
+    int rc = stage_commit(st, counts.s, e);
+    buf_release(&counts);
+    if (rc == 0)
+        log_info("%llu rows of %llu traces (%llu with a ratio; %llu traces too long, %llu without a ratio of the pool)",
+                 (unsigned long long)n->rows, (unsigned long long)n->traces, (unsigned long long)n->conditioned,
+                 (unsigned long long)n->too_long, (unsigned long long)n->without);
+    return rc;
+}
+
+static int run(const struct tool *t, int nfiles, char **files, struct err *e)
+{
+    struct prepare_spec spec;
+    struct preparer *p = NULL;
+    struct stage *st = NULL;
+    long rejected = 0;
+    int rc = check_options(&spec, e);
+    if (rc != TOOL_OK)
+        return rc;
+    struct stage_side side = { "original", o.original };
+    struct stage_spec stage = {
+        .numerics = "exact", .inputs = (const char *const *)files, .ninputs = nfiles, .sides = &side, .nsides = 1
+    };
+    rc = tool_stage(&st, t, &stage, e);
+    if (rc != STAGE_RUN)
+        return rc;
+    rc = preparer_open(&p, &spec, e);
+    if (rc == 0)
+        rc = move_records(st, p, &rejected, e);
+    if (rc == 0)
+        rc = finish(st, p, rejected, e);
+    preparer_close(p);
+    stage_close(st);
+    return rc < 0 ? TOOL_FAILED : rejected ? TOOL_REJECTS : TOOL_OK;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct tool tool = { "prepare",
+                                      "[OPTION]... [FILE]...",
+                                      "rows to train on, from compressed samples, "
+                                      "samples or questions",
+                                      1,
+                                      opts,
+                                      run };
+    return tool_main(&tool, argc, argv);
+}
