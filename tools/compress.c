@@ -144,11 +144,11 @@ static int put_job(struct work *w, size_t i, struct buf *b, struct err *e)
         buf_reset(b);
         if (k == 0)
             for (size_t r = 0; r < o.ratio.n; r++)
-                compress_record(w->c, j, sample, it->unit, r, false, o.labels, b);
+                compress_record(w->c, j, sample, it->unit, r, false, b);
         else if (k == w->out->scores)
             buf_add(b, j->scores.s, j->scores.len);
         else
-            compress_record(w->c, j, sample, it->unit, (size_t)(k - w->out->dir), true, false, b);
+            compress_record(w->c, j, sample, it->unit, (size_t)(k - w->out->dir), true, b);
         if (stage_put(w->st, k, it->unit, it->hash, b->s ? b->s : "", b->len, e) < 0)
             return -1;
     }
@@ -407,6 +407,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
                                .cl100k = o.cl100k,
                                .scores = o.scores,
                                .want_scores = o.save_scores != NULL,
+                               .want_labels = o.labels,
                                .ratio = o.ratio.v,
                                .nratio = o.ratio.n,
                                .device = common.device,

@@ -263,7 +263,7 @@ int compressor_run(struct compressor *c, struct compress_job *jobs, size_t n, st
     pool_run(c->pool, (int)n, split_job, &b);
     if (first_failure(jobs, n, e) < 0)
         return -1;
-    if (!c->scores && (c->below_one || c->spec.want_scores)) {
+    if (!c->scores && (c->below_one || c->spec.want_scores || c->spec.want_labels)) {
         if (!c->model && compress_model_open(&c->model, c->spec.model, c->spec.surprisal, c->spec.device,
                                              c->spec.threads, c->spec.rows, e) < 0)
             return -1;
@@ -323,7 +323,7 @@ static void put_labels(const struct compress_job *j, const struct compress_cut *
 }
 
 void compress_record(const struct compressor *c, const struct compress_job *j, const struct rec *sample, uint64_t line,
-                     size_t ratio, bool reference, bool labels, struct buf *out)
+                     size_t ratio, bool reference, struct buf *out)
 {
     static const char *const copied[] = { "benchmark", "source_id", "question", "gold_answer", "answer" };
     const struct compress_cut *x = &j->cut[ratio];
@@ -348,7 +348,7 @@ void compress_record(const struct compressor *c, const struct compress_job *j, c
         copy(&r, sample, "sample_index");
         put_number(&r, "achieved_rate_target", x->by_target);
         put_number(&r, "achieved_rate_compressor", x->by_pieces);
-        if (labels)
+        if (c->spec.want_labels)
             put_labels(j, x, &r);
     }
     rec_end(&r);

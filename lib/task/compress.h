@@ -29,6 +29,7 @@ struct compress_spec {
     const char *cl100k;      /* rank table, with compat */
     const char *scores;      /* file of scores to read instead of running the model, or NULL */
     bool want_scores;        /* fill job.scores */
+    bool want_labels;        /* words, scores and keep flags in the records: ratio 1 needs the model too */
     struct lingua_spec rule; /* compat, force words, math_safe, exact ...; models and tables are filled in here */
     const double *ratio;     /* [nratio], each 0 < r <= 1 */
     size_t nratio;
@@ -78,7 +79,7 @@ int64_t compressor_count(struct compressor *c, const char *s, size_t n, struct e
  * question_source_id and sample_index, achieved_rate_target (null without a target), achieved_rate_compressor, and with
  * labels words, scores and keep. */
 void compress_record(const struct compressor *c, const struct compress_job *j, const struct rec *sample, uint64_t line,
-                     size_t ratio, bool reference, bool labels, struct buf *out);
+                     size_t ratio, bool reference, struct buf *out);
 
 /* "48.7%", as the reference writes it: 100 when nothing is left. */
 void compress_percent(int64_t tokens, int64_t of, char out[32]);

@@ -58,10 +58,10 @@ static size_t number_end(const char *s, size_t n, size_t i)
 /* Where it begins: a decimal point and a sign in front belong to it when nothing stands before them. */
 static size_t number_begin(const char *s, size_t from, size_t i)
 {
-    if (i > from && s[i - 1] == '.' && (i - 1 == from || (!alnum(s[i - 2]) && s[i - 2] != '.')))
+    if (i > from && s[i - 1] == '.' && (i == 1 || (!alnum(s[i - 2]) && s[i - 2] != '.')))
         i--;
     if (i > from && (s[i - 1] == '-' || s[i - 1] == '+') &&
-        (i - 1 == from || blank(s[i - 2]) || strchr("([{=,:;<>", s[i - 2])))
+        (i == 1 || blank(s[i - 2]) || memchr("([{=,:;<>", s[i - 2], 9)))
         i--;
     return i;
 }
