@@ -375,7 +375,7 @@ int lingua_merge(const struct lingua *l, struct lingua_scratch *sc, const struct
 int lingua_cut(const struct lingua *l, struct lingua_scratch *sc, const struct lingua_words *w, double ratio,
                uint8_t *keep, uint64_t *pieces, struct buf *out, struct err *e)
 {
-    uint64_t none;
+    uint64_t none = 0;
     if (!keep) {
         ROOM(sc->keep, sc->keep_cap, w->n + 1);
         keep = sc->keep;

@@ -131,7 +131,7 @@ void lingua_words_release(struct lingua_words *w);
 int lingua_merge(const struct lingua *l, struct lingua_scratch *sc, const struct lingua_text *t, struct lingua_words *w,
                  struct err *e);
 
-/* Appends what is left at this ratio (0 < ratio <= 1), and fills keep[w->n] (may be NULL for nobody who asks). Returns
+/* Appends what is left at this ratio (0 < ratio <= 1), and fills keep[w->n] (may be NULL when nobody asks). Returns
  * the kept pieces through *pieces. */
 int lingua_cut(const struct lingua *l, struct lingua_scratch *sc, const struct lingua_words *w, double ratio,
                uint8_t *keep, uint64_t *pieces, struct buf *out, struct err *e);

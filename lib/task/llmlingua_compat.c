@@ -28,7 +28,7 @@ static int add_map(struct lingua *l, const char *word, size_t index, struct err 
 /* init_llmlingua2 adds [NEW0] .. [NEW99]; compress_prompt_llmlingua2 maps force words that are no single piece. */
 static int map_force_words(struct lingua *l, struct err *e)
 {
-    static char name[LINGUA_MAX_FORCE][12];
+    char name[LINGUA_MAX_FORCE][20];
     struct tok_added added[LINGUA_MAX_FORCE];
     struct tokens ts = TOKENS_INIT;
     int rc = 0;

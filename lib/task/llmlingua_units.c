@@ -79,7 +79,7 @@ static void add_force_spans(const struct lingua *l, const char *s, size_t n, str
             at += k;
         }
     }
-    if (l->spec.nforce)
+    if (v->n > 1 && l->spec.nforce)
         qsort(v->v, v->n, sizeof *v->v, by_begin);
 }
 

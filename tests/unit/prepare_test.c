@@ -2,6 +2,7 @@
 #include "io/record.h"
 #include "task/prepare.h"
 #include "test.h"
+#include "text/template.h"
 
 static int run(struct prepare_spec spec, const char *lines, struct buf *out, struct prepare_counts *n, struct err *e)
 {
@@ -295,6 +296,41 @@ static void test_concise_and_direct(void **state)
     buf_release(&out);
 }
 
+/* The messages go through the chat templates of checkpoints as they are. */
+static void test_templates(void **state)
+{
+    static const char *const models[] = { "qwen2", "qwen3", "llama3", "phi3" };
+    static const double half = 0.5;
+    struct prepare_spec s = tokenskip();
+    struct err e = { "" };
+    struct buf in = BUF_INIT, out = BUF_INIT, text = BUF_INIT;
+    struct json doc, messages;
+    (void)state;
+    s.ratio = &half;
+    s.nratio = 1;
+    compressed(&in, "q_s3", 0.5, "so \\\\(x<y\\\\) it is", 10, 0.5);
+    assert_ok(run(s, in.s, &out, NULL, &e));
+    assert_ok(json_parse(&doc, out.s, out.len, &e));
+    assert_true(json_get(doc, "messages", &messages));
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        char dir[100];
+        struct chat_template *t;
+        snprintf(dir, sizeof dir, "tests/golden/models/%s", models[i]);
+        assert_ok(chat_template_open(&t, dir, &e));
+        buf_reset(&text);
+        assert_ok(chat_template_render(
+            t, &(struct chat_input){ .messages = messages, .bos_token = "<s>", .eos_token = "</s>", .date = -1 }, &text,
+            &e));
+        assert_non_null(strstr(text.s, "Q?<|im_end|>0.5<|im_end|>"));
+        assert_non_null(strstr(text.s, "so \\(x<y\\) it is\n"));
+        assert_non_null(strstr(text.s, "</think>\n\nThe final answer is: $\\boxed{7}$"));
+        chat_template_close(t);
+    }
+    buf_release(&in);
+    buf_release(&out);
+    buf_release(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -304,6 +340,7 @@ int main(void)
         cmocka_unit_test(test_reference_draws),
         cmocka_unit_test(test_reference_gaps),
         cmocka_unit_test(test_concise_and_direct),
+        cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests_name("prepare", tests, NULL, NULL);
 }
