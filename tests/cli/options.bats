@@ -16,6 +16,9 @@ base() {
   report) echo "rows.jsonl" ;;
   tok) echo "encode --model $model texts.jsonl" ;;
   score) echo "--model $model samples.jsonl" ;;
+  compress) echo "--model $GOLDEN/models/xlmr --ratio 0.3,0.7 --labels compressible.jsonl" ;;
+  select) echo "samples.jsonl" ;;
+  prepare) echo "--ratio 1,0.5 compressed.jsonl" ;;
   verify) echo "--trace questions.jsonl" ;;
   esac
 }
@@ -32,6 +35,12 @@ inputs() {
   for i in 0 1 2 3 4; do
     printf '{"benchmark": "math", "source_id": "math_test_%d", "sample_index": 0, "compression_ratio": 0.5, "is_correct": true, "extracted": "1", "num_tokens": %d, "think_tokens": %d, "finish_reason": "stop"}\n' $i $((20 + i)) $((10 + i))
   done >rows.jsonl
+  for i in 0 1 2 3 4; do
+    printf '{"benchmark": "math", "source_id": "math_test_%d_s0", "question": "What is %d+%d?", "gold_answer": "1", "answer": "1", "reasoning": "First we add $%d + %d$ by hand.\\nThen we see that it is \\\\boxed{%d} in all.", "is_correct": true}\n' $i $i $i $i $i $i
+  done >compressible.jsonl
+  for i in 0 1 2 3 4; do
+    printf '{"benchmark": "math", "source_id": "math_test_%d_s0", "question": "What is %d+%d?", "gold_answer": "1", "answer": "1", "compression_ratio": 0.5, "original_reasoning": "the whole", "compressed_reasoning": "whole"}\n' $i $i $i
+  done >compressed.jsonl
   printf '{"text": "Hello world"}\n{"text": "one two  three"}\n' >texts.jsonl
 }
 
@@ -42,6 +51,10 @@ values() {
   *\ device) echo "--device cpu" ;;
   *\ threads) echo "--threads 1"; echo "--threads 2"; echo "--threads 5" ;;
   *\ log-json) echo "--log-json events.jsonl" ;;
+  compress\ model) echo "--model $GOLDEN/../golden/models/xlmr" ;;
+  compress\ cl100k | compress\ target-model | compress\ scores | select\ scores | prepare\ original) echo "- names an input, whose content is in the key" ;;
+  compress\ output-dir) echo "--output-dir dir-of-ratios" ;;
+  compress\ save-scores) echo "--save-scores saved-scores.jsonl" ;;
   *\ model) echo "--model model-under-another-name" ;;
   *\ batch) echo "--batch 1"; echo "--batch 7"; echo "--batch 64" ;;
   *\ kv-memory) echo "--kv-memory 1M"; echo "--kv-memory 64M" ;;
@@ -100,6 +113,9 @@ vary() {
 @test "options: no RUN option of report changes a byte" { vary report; }
 @test "options: no RUN option of tok changes a byte" { vary tok; }
 @test "options: no RUN option of score changes a byte" { vary score; }
+@test "options: no RUN option of compress changes a byte" { vary compress; }
+@test "options: no RUN option of select changes a byte" { vary select; }
+@test "options: no RUN option of prepare changes a byte" { vary prepare; }
 
 @test "options: every program is in this file" {
   for s in $(stages); do

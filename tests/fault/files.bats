@@ -9,7 +9,7 @@ setup() {
     printf '{"benchmark": "math", "source_id": "math_test_%d", "question": "What is %d+%d?", "gold_answer": "%d"}\n' $i $i $i $((2 * i))
   done >questions.jsonl
   for i in 0 1 2 3; do
-    printf '{"benchmark": "math", "source_id": "math_test_%d", "sample_index": 0, "gold_answer": "2", "response_text": "so \\\\boxed{2}", "compression_ratio": 0.5, "is_correct": true, "extracted": "1", "num_tokens": 20, "think_tokens": 10, "finish_reason": "stop"}\n' $i
+    printf '{"benchmark": "math", "source_id": "math_test_%d", "sample_index": 0, "gold_answer": "2", "reasoning": "so it is two", "response_text": "so \\\\boxed{2}", "compression_ratio": 0.5, "is_correct": true, "extracted": "1", "num_tokens": 20, "think_tokens": 10, "finish_reason": "stop"}\n' $i
   done >rows.jsonl
   printf '{"text": "Hello world"}\n' >texts.jsonl
 }
@@ -24,6 +24,9 @@ working() {
   report) echo "rows.jsonl" ;;
   tok) echo "encode --model $GOLDEN/models/qwen3 texts.jsonl" ;;
   score) echo "--model $GOLDEN/models/qwen3 rows.jsonl" ;;
+  compress) echo "--model $GOLDEN/models/xlmr rows.jsonl" ;;
+  select) echo "--correct rows.jsonl" ;;
+  prepare) echo "--method direct questions.jsonl" ;;
   verify) echo "" ;;
   *) echo "no case for $1 in fault/files.bats" >&2; return 1 ;;
   esac
