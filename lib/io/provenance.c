@@ -378,7 +378,7 @@ void provenance_trace(struct provenance *p, const char *file, provenance_model_f
     struct walk *w = xcalloc(1, sizeof *w);
     struct manifest m;
     struct err e = { "" };
-    char *path = manifest_path(file);
+    char *path = file_is_dir(file) ? path_join(file, "run.json") : manifest_path(file);
     *w = (struct walk){ .p = p, .out = out, .fingerprint = fingerprint };
     if (manifest_read(&m, path, &e) < 0) {
         problem(w, "%s", e.msg);

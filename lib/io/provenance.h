@@ -45,6 +45,7 @@ struct provenance_report {
     struct buf *problems; /* lines */
     int nproblems;
 };
+/* file: an artefact with its manifest beside it, or a model folder with its run.json (folder.h). */
 void provenance_trace(struct provenance *p, const char *file, provenance_model_fn *fingerprint,
                       struct provenance_report *out);
 

@@ -1,0 +1,353 @@
+/* folder.c - see folder.h. */
+#include "io/folder.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+
+static const char run_name[] = "run.json";
+
+struct folder {
+    char *dir, *part;
+    bool done;
+};
+
+/* ---- lists of files ---- */
+
+struct list {
+    char **name;
+    size_t n;
+};
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void list_release(struct list *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        free(l->name[i]);
+    free(l->name);
+}
+
+/* Everything in dir but run.json, sorted. */
+static int list_files(struct list *l, const char *dir, struct err *e)
+{
+    *l = (struct list){ NULL, 0 };
+    DIR *d = opendir(dir);
+    if (!d)
+        return err_errno(e, "%s: cannot open", dir);
+    for (struct dirent *f; (f = readdir(d));) {
+        if (strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0 || strcmp(f->d_name, run_name) == 0)
+            continue;
+        l->name = xreallocarray(l->name, l->n + 1, sizeof *l->name);
+        l->name[l->n++] = xstrdup(f->d_name);
+    }
+    closedir(d);
+    if (l->n)
+        qsort(l->name, l->n, sizeof *l->name, by_name);
+    return 0;
+}
+
+static int remove_tree(const char *dir, struct err *e)
+{
+    struct list l;
+    int rc = 0;
+    if (list_files(&l, dir, e) < 0)
+        return -1;
+    for (size_t i = 0; i < l.n && rc == 0; i++) {
+        char *path = path_join(dir, l.name[i]);
+        if (file_is_dir(path))
+            rc = remove_tree(path, e);
+        else if (unlink(path) < 0)
+            rc = err_errno(e, "%s: cannot remove", path);
+        free(path);
+    }
+    char *run = path_join(dir, run_name);
+    unlink(run);
+    free(run);
+    list_release(&l);
+    if (rc == 0 && rmdir(dir) < 0)
+        rc = err_errno(e, "%s: cannot remove", dir);
+    return rc;
+}
+
+/* ---- making ---- */
+
+static char *beside(const char *dir, const char *end)
+{
+    struct buf b = BUF_INIT;
+    buf_printf(&b, "%s%s", dir, end);
+    return buf_take(&b);
+}
+
+/* "out/model/" and "out/model" are one folder. */
+static char *without_slash(const char *dir)
+{
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/')
+        n--;
+    return xstrndup(dir, n);
+}
+
+static int check_place(const char *dir, struct err *e)
+{
+    struct list l;
+    char *run = path_join(dir, run_name);
+    bool artefact = file_exists(run);
+    free(run);
+    if (!file_exists(dir) || artefact)
+        return 0;
+    if (!file_is_dir(dir))
+        return err_set(e, "%s: is there and is no folder", dir);
+    if (list_files(&l, dir, e) < 0)
+        return -1;
+    int rc = l.n ? err_set(e, "%s: is there and has no %s: it is not replaced", dir, run_name) : 0;
+    list_release(&l);
+    return rc;
+}
+
+int folder_open(struct folder **out, const char *dir, struct err *e)
+{
+    *out = NULL;
+    struct folder *f = xcalloc(1, sizeof *f);
+    f->dir = without_slash(dir);
+    f->part = beside(f->dir, ".part");
+    if (check_place(f->dir, e) < 0 || file_mkparents(f->dir, e) < 0 ||
+        (file_is_dir(f->part) && remove_tree(f->part, e) < 0)) {
+        f->done = true;
+        folder_close(f);
+        return -1;
+    }
+    if (mkdir(f->part, 0777) < 0) {
+        err_errno(e, "%s: cannot make the folder", f->part);
+        f->done = true;
+        folder_close(f);
+        return -1;
+    }
+    *out = f;
+    return 0;
+}
+
+const char *folder_path(const struct folder *f)
+{
+    return f->part;
+}
+
+void folder_close(struct folder *f)
+{
+    if (!f)
+        return;
+    if (!f->done)
+        remove_tree(f->part, NULL);
+    free(f->dir);
+    free(f->part);
+    free(f);
+}
+
+static int sync_path(const char *path, struct err *e)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = fd < 0 || fsync(fd) < 0 ? err_errno(e, "%s: cannot write", path) : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+/* Hashes of all files: as lines, as members of a JSON object, and their bytes in all. */
+static int describe(const char *dir, struct buf *lines, struct buf *json, int64_t *bytes, struct err *e)
+{
+    struct list l;
+    int rc = 0;
+    if (list_files(&l, dir, e) < 0)
+        return -1;
+    for (size_t i = 0; i < l.n && rc == 0; i++) {
+        char *path = path_join(dir, l.name[i]), hex[HASH_HEX];
+        struct hash128 h;
+        struct stat st;
+        if (stat(path, &st) < 0 || sync_path(path, e) < 0 || hash_file_fresh(path, false, &h, e) < 0) {
+            rc = -1;
+        } else {
+            hash_hex(h, hex);
+            *bytes += st.st_size;
+            buf_printf(lines, "%s %s\n", l.name[i], hex);
+            buf_puts(json, i ? ", " : "");
+            json_put_cstr(json, l.name[i]);
+            buf_printf(json, ": \"%s\"", hex);
+        }
+        free(path);
+    }
+    list_release(&l);
+    return rc;
+}
+
+static int write_run(const struct folder *f, struct manifest *m, struct err *e)
+{
+    struct buf lines = BUF_INIT, files = BUF_INIT, counts = BUF_INIT, text = BUF_INIT;
+    int64_t bytes = 0;
+    int rc = describe(f->part, &lines, &files, &bytes, e);
+    if (rc == 0) {
+        buf_printf(&counts, "{\"files\": {%s}", files.s ? files.s : "");
+        if (m->counts && *m->counts)
+            buf_printf(&counts, ", %s", m->counts);
+        buf_putc(&counts, '}');
+        free(m->counts);
+        m->counts = buf_take(&counts);
+        m->bytes = bytes;
+        m->records = 0;
+        hash_hex(hash_bytes(lines.s ? lines.s : "", lines.len), m->output);
+        hash_hex(manifest_key(m, true), m->key);
+        manifest_write(m, &text);
+        char *path = path_join(f->part, run_name);
+        rc = file_write_atomic(path, text.s, text.len, e);
+        free(path);
+    }
+    buf_release(&lines);
+    buf_release(&files);
+    buf_release(&counts);
+    buf_release(&text);
+    return rc;
+}
+
+int folder_commit(struct folder *f, struct manifest *m, struct err *e)
+{
+    if (write_run(f, m, e) < 0 || sync_path(f->part, e) < 0)
+        return -1;
+    char *old = beside(f->dir, ".old");
+    int rc = 0;
+    bool there = file_exists(f->dir);
+    if (there && file_is_dir(old))
+        rc = remove_tree(old, e);
+    if (rc == 0 && there && rename(f->dir, old) < 0)
+        rc = err_errno(e, "%s: cannot replace", f->dir);
+    if (rc == 0 && rename(f->part, f->dir) < 0) {
+        rc = err_errno(e, "%s: cannot make the folder", f->dir);
+        if (there)
+            rename(old, f->dir);
+    }
+    if (rc == 0) {
+        f->done = true;
+        if (there)
+            remove_tree(old, NULL);
+    }
+    free(old);
+    return rc;
+}
+
+/* ---- asking ---- */
+
+static int read_run(struct manifest *m, const char *dir, struct err *e)
+{
+    char *path = path_join(dir, run_name);
+    int rc = manifest_read(m, path, e);
+    free(path);
+    return rc;
+}
+
+static bool files_of(const struct manifest *m, struct json *files)
+{
+    struct json all;
+    const char *text = m->counts ? m->counts : "{}";
+    return json_parse(&all, text, strlen(text), NULL) == 0 && json_get(all, "files", files) &&
+           json_kind(*files) == JSON_OBJECT;
+}
+
+static int check_file(const char *dir, const char *name, struct json want, struct buf *problems)
+{
+    struct err e = { "" };
+    struct hash128 h;
+    char hex[HASH_HEX], *path = path_join(dir, name);
+    int bad = 0;
+    if (!file_exists(path)) {
+        buf_printf(problems, "%s: is missing, %s/%s has it\n", path, dir, run_name);
+        bad = 1;
+    } else if (hash_file_fresh(path, false, &h, &e) < 0) {
+        buf_printf(problems, "%s\n", e.msg);
+        bad = 1;
+    } else {
+        hash_hex(h, hex);
+        if (!json_str_is(want, hex)) {
+            buf_printf(problems, "%s: its hash is %s, %s/%s says %.*s: it was changed after it was made\n", path, hex,
+                       dir, run_name, (int)want.n, want.s);
+            bad = 1;
+        }
+    }
+    free(path);
+    return bad;
+}
+
+static int check_strangers(const char *dir, struct json files, struct buf *problems)
+{
+    struct list l;
+    struct err e = { "" };
+    struct json v;
+    int bad = 0;
+    if (list_files(&l, dir, &e) < 0) {
+        buf_printf(problems, "%s\n", e.msg);
+        return 1;
+    }
+    for (size_t i = 0; i < l.n; i++)
+        if (!json_get(files, l.name[i], &v)) {
+            buf_printf(problems, "%s/%s: %s does not know it\n", dir, l.name[i], run_name);
+            bad++;
+        }
+    list_release(&l);
+    return bad;
+}
+
+int folder_check(const char *dir, struct buf *problems)
+{
+    struct err e = { "" };
+    struct manifest m;
+    struct json files, key, want;
+    char hex[HASH_HEX];
+    int bad = 0;
+    if (read_run(&m, dir, &e) < 0) {
+        buf_printf(problems, "%s\n", e.msg);
+        return 1;
+    }
+    hash_hex(manifest_key(&m, true), hex);
+    if (strcmp(hex, m.key) != 0) {
+        buf_printf(problems, "%s/%s: options, inputs or models give key %s, it says %s\n", dir, run_name, hex, m.key);
+        bad++;
+    }
+    if (!files_of(&m, &files)) {
+        buf_printf(problems, "%s/%s: it lists no files\n", dir, run_name);
+        bad++;
+    } else {
+        struct json_iter it = json_each(files);
+        while (json_next(&it, &key, &want)) {
+            char *name = json_str_dup(key);
+            bad += check_file(dir, name, want, problems);
+            free(name);
+        }
+        bad += check_strangers(dir, files, problems);
+    }
+    manifest_release(&m);
+    return bad;
+}
+
+bool folder_is_current(const char *dir, const char *key)
+{
+    struct err e = { "" };
+    struct manifest m;
+    struct buf problems = BUF_INIT;
+    bool current = false;
+    if (file_is_dir(dir) && read_run(&m, dir, &e) == 0) {
+        current = strcmp(m.key, key) == 0 && folder_check(dir, &problems) == 0;
+        manifest_release(&m);
+    }
+    buf_release(&problems);
+    return current;
+}

@@ -1,0 +1,37 @@
+/* folder.h - a model folder appears whole or not at all, and says how it was made.
+ *
+ *     folder_open(&f, "out/model", &e);            // out/model.part is there now, empty
+ *     ... write files into folder_path(f) ...
+ *     folder_commit(f, &manifest, &e);             // run.json with a hash per file; then it is out/model
+ *     folder_close(f);                             // without commit: nothing stays
+ *
+ * run.json is a manifest (manifest.h) whose counts begin with "files": {NAME: HASH, ...} (raw bytes, sorted by name),
+ * and whose output is the hash of the lines "NAME HASH\n". A folder that is in the way is replaced if it has a run.json
+ * itself (it is an artefact); anything else is refused. */
+#ifndef LATENT_FOLDER_H
+#define LATENT_FOLDER_H
+
+#include <stdbool.h>
+
+#include "io/manifest.h"
+
+struct buf;
+struct err;
+struct folder;
+
+int folder_open(struct folder **out, const char *dir, struct err *e);
+const char *folder_path(const struct folder *f); /* "out/model.part" */
+
+/* Takes m with program, options, models, inputs and counts (members of a JSON object without braces, or NULL) set; key,
+ * output, counts, records and bytes are filled in. */
+int folder_commit(struct folder *f, struct manifest *m, struct err *e);
+void folder_close(struct folder *f); /* NULL is fine */
+
+/* Is dir there, made under this key, every file as it was written? */
+bool folder_is_current(const char *dir, const char *key);
+
+/* Every file against run.json, hashes computed afresh: files changed, missing, or unknown to it; its own seal and key.
+ * One line per problem; returns how many. */
+int folder_check(const char *dir, struct buf *problems);
+
+#endif

@@ -1,0 +1,86 @@
+load lib
+
+M() {
+  echo "$GOLDEN/models/$1"
+}
+
+@test "dualize: a folder that verify likes, with a hash per file; again it is up to date" {
+  for m in qwen2 qwen3 llama3 llama3-tied qwen2-sharded qwen3-bf16; do
+    dualize -q -m "$(M $m)" -o $m
+    verify -q --check-latent --tol 0 $m
+  done
+  [ "$(jq -r '.counts.files | keys | join(" ")' qwen3/run.json)" = "config.json dual_vocab_meta.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json" ]
+  [ "$(jq -c '[.vocab_size]' qwen3/config.json)" = '[1216]' ]
+  run dualize -m "$(M qwen3)" -o qwen3
+  [[ $output == *"qwen3: up to date"* ]]
+  [ "$(dualize -m "$(M qwen3)" -o qwen3 --plan | awk '{ print $3 }')" = up-to-date ]
+  [ "$(dualize -m "$(M qwen3)" --noise 1 -o qwen3 --plan | awk '{ print $3 }')" = run ]
+}
+
+@test "dualize: the same bytes every time, whatever the threads and the device option" {
+  dualize -q -m "$(M phi3)" --think-missing add -o a
+  dualize -q -m "$(M phi3)" --think-missing add --threads 3 --device cpu -o b
+  for f in a/*; do [ "$f" = a/run.json ] || same "$f" "b/${f#a/}"; done
+  dualize -q -m "$(M phi3)" --think-missing add --seed 1 -o c
+  not cmp -s a/model.safetensors c/model.safetensors
+}
+
+@test "dualize: modes and what they refuse" {
+  dualize -q -m "$(M qwen3)" --mode subset --subset-regex '^[a-z]$' -o s
+  [ "$(jq .L s/dual_vocab_meta.json)" = 26 ]
+  echo '[3, 1, 2, 3]' >ids
+  dualize -q -m "$(M qwen3)" --mode subset --subset-ids ids -o t
+  [ "$(jq -c .source_ids t/dual_vocab_meta.json)" = '{"first":1,"count":3}' ]
+  dualize -q -m "$(M qwen3)" --no-tokens -o u
+  [ "$(jq '[.added_tokens[] | select(.content | test("latent"))] | length' u/tokenizer.json)" = 0 ]
+  verify -q u
+  [ "$(jq '[.added_tokens[] | select(.content | test("latent"))] | length' s/tokenizer.json)" = 26 ]
+  fails 1 'no single token for the start of thinking' dualize -m "$(M phi3)" -o x
+  fails 1 'dual model already' dualize -m s -o x
+  fails 1 'is an encoder' dualize -m "$(M bert)" -o x
+  fails 1 'subset-regex \[: ' dualize -m "$(M qwen3)" --mode subset --subset-regex '[' -o x
+  fails 1 'the subset is empty' dualize -m "$(M qwen3)" --mode subset --subset-regex 'nothing at all' -o x
+  echo '[3, 608]' >ids
+  fails 1 'ids: 608 is not an id from 0 to 607' dualize -m "$(M qwen3)" --mode subset --subset-ids ids -o x
+  fails 2 'needs one of' dualize -m "$(M qwen3)" --mode subset -o x
+  fails 2 'needs one of' dualize -m "$(M qwen3)" --mode subset --subset-ids ids --subset-regex a -o x
+  fails 2 'are for --mode subset' dualize -m "$(M qwen3)" --subset-ids ids -o x
+  fails 2 'needs --custom-tokens' dualize -m "$(M qwen3)" --mode custom -o x
+  fails 2 'are for --mode custom' dualize -m "$(M qwen3)" --custom-tokens ids -o x
+  fails 2 '-o DIR is needed' dualize -m "$(M qwen3)"
+  mkdir mine; echo precious >mine/file
+  fails 1 'mine: is there and has no run.json: it is not replaced' dualize -m "$(M qwen3)" -o mine
+  [ "$(cat mine/file)" = precious ]
+  [ -z "$(ls -d ./*.part 2>/dev/null)" ] || ls -d ./*.part
+  [ ! -e x ]
+}
+
+@test "verify: what is wrong with a model folder is named" {
+  dualize -q -m "$(M qwen3-untied)" -o d
+  cp -r d keep
+  verify -q --trace d >t
+  grep -q "^d .* dualize" t
+  verify -q --all . # both
+  printf '\x01' | dd of=d/model.safetensors bs=1 seek=100000 conv=notrunc status=none
+  fails 1 'd/model.safetensors: its hash is .* changed after it was made' verify d
+  rm -r d; cp -r keep d
+  rm d/tokenizer.json
+  fails 1 'd/tokenizer.json: is missing' verify d
+  rm -r d; cp -r keep d
+  sed -i 's/"vocab_size": 1200/"vocab_size": 1201/' d/config.json
+  fails 1 'd: config.json has a vocab_size of 1201, dual_vocab_meta.json a total of 1200' verify d
+  rm -r d; cp -r keep d
+  sed -i 's/"think_end_token_id": 599/"think_end_token_id": 598/' d/dual_vocab_meta.json
+  fails 1 'think token </think> has id 599 in the tokenizer, 598' verify d
+  rm -r d; cp -r keep d
+  # rows that were trained: no problem where there is no run.json of dualize, unless --check-latent asks
+  rm d/run.json
+  size=$(stat -c %s d/model.safetensors)
+  printf '\x01' | dd of=d/model.safetensors bs=1 seek=$((8 + $(od -An -tu8 -N8 d/model.safetensors) + 600 * 32 * 4)) conv=notrunc status=none
+  [ "$(stat -c %s d/model.safetensors)" = "$size" ]
+  verify -q d
+  fails 1 'latent rows are not copies of their sources' verify --check-latent --sample-size 1000 --tol 0 d
+  verify -q --check-latent --sample-size 1000 --tol 1 d
+  fails 1 'is a folder without config.json' verify .
+  verify -q "$(M llama3)" "$(M bert)"
+}
