@@ -415,6 +415,8 @@ bool cache_get(const struct tokenizer *t, struct tok_scratch *sc, const char *s,
     *slot = NULL;
     if (n > CACHE_KEY)
         return false;
+    if (!sc->cache && ++sc->words < 256) /* half a megabyte is not for a single short text */
+        return false;
     if (!sc->cache)
         sc->cache = xcalloc(1, sizeof *sc->cache);
     else if (sc->owner != t->serial)

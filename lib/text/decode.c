@@ -26,7 +26,9 @@ static void list_close(struct list *l) /* ends the text being written */
 static struct str list_at(const struct list *l, size_t i)
 {
     size_t b = i ? l->end[i - 1] : 0;
-    return (struct str){ l->s.s ? l->s.s + b : "", (uint32_t)(l->end[i] - b) };
+    if (!l->s.s)
+        return (struct str){ "", 0 };
+    return (struct str){ l->s.s + b, (uint32_t)(l->end[i] - b) };
 }
 
 static void list_reset(struct list *l)
@@ -74,7 +76,7 @@ static void bytelevel(const struct list *in, struct list *out)
 
 static int replace_in(const struct dec *d, void **md, struct str s, struct buf *out, struct err *e)
 {
-    size_t at = 0, from = 0, last = SIZE_MAX, b, end;
+    size_t at = 0, from = 0, last = SIZE_MAX, b = 0, end = 0;
     for (;;) {
         if (d->re) {
             int rc = from <= s.n ? regex_find(d->re, md, s.s, s.n, from, &b, &end, e) : 0;

@@ -243,7 +243,7 @@ static int wordpiece_files(struct tokenizer *t, const char *dir, struct json con
     struct buf text = BUF_INIT, vocab = BUF_INIT, name = BUF_INIT, *j = &t->json;
     struct vocab v;
     struct json x;
-    int32_t id[5];
+    int32_t id[5] = { -1, -1, -1, -1, -1 };
     char *path = path_join(dir, "vocab.txt");
     int rc = file_read(&text, path, MAX_FILE, e);
     vocab_init(&v, text.len / 8);
@@ -363,7 +363,7 @@ static int meta_sources(struct tokenizer *t, struct json meta, struct err *e)
     if (!obj_get(meta, "source_ids", &v))
         return 0;
     if (json_kind(v) == JSON_OBJECT) {
-        int32_t count;
+        int32_t count = -1;
         if (meta_int(v, "first", &t->source_first, e) < 0 || meta_int(v, "count", &count, e) < 0)
             return err_prefix(e, "source_ids");
         return count == t->latent_count ? 0 : err_set(e, "source_ids counts %d ids, L is %d", count, t->latent_count);

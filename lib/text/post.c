@@ -136,7 +136,7 @@ int post_run(const struct tokenizer *t, bool specials, bool offsets, size_t n_a,
              struct err *e)
 {
     (void)e;
-    if (pair)
+    if (pair && out->n > n_a)
         memset(out->type + n_a, 1, out->n - n_a);
     for (size_t i = 0; i < t->n_post; i++) {
         const struct post *p = &t->post[i];

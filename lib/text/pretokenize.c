@@ -174,12 +174,6 @@ static void cut(struct tok_scratch *sc, const struct piece *p, enum split_behavi
     sc->n_match = 0;
 }
 
-static bool is_never(uint32_t c)
-{
-    (void)c;
-    return false;
-}
-
 /* Runs one way of cutting over all pieces. */
 static int cut_all(struct tok_scratch *sc, const struct regex *re, const struct str *text, bool (*is)(uint32_t c),
                    enum split_behavior how, bool invert, struct err *e)
@@ -198,10 +192,10 @@ static int cut_all(struct tok_scratch *sc, const struct regex *re, const struct 
                 sc->n_piece2 = 0;
                 return -1;
             }
+        } else if (is) {
+            find_chars(sc, is, s, n);
         } else if (text) {
             find_text(sc, *text, s, n);
-        } else {
-            find_chars(sc, is, s, n);
         }
         cut(sc, p, how, invert);
     }
@@ -377,7 +371,7 @@ static int step(const struct tokenizer *t, struct tok_scratch *sc, const struct 
             return -1;
         return cut_all(sc, NULL, NULL, uni_is_punct, SPLIT_ISOLATED, false, e);
     case PRE_CHAR:
-        return cut_all(sc, NULL, &m->text, is_never, SPLIT_REMOVED, false, e);
+        return cut_all(sc, NULL, &m->text, NULL, SPLIT_REMOVED, false, e);
     case PRE_FIXED:
         cut_length(sc, m->length);
         return 0;

@@ -29,7 +29,7 @@ static bool style_of(struct json v, struct style *out)
         return false;
     const char *first = key.n ? key.s : x.s, *end = x.s + x.n;
     out->open = between(v.s + 1, first);
-    out->colon = key.n ? between(key.s + key.n, x.s) : between(": ", ": " + 1);
+    out->colon = key.n ? between(key.s + key.n, x.s) : (struct str){ ":", 1 };
     out->sep = (struct str){ NULL, 0 };
     while (json_next(&it, &key, &x)) {
         if (!out->sep.s)

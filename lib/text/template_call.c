@@ -65,10 +65,12 @@ static int as_str(struct render *r, struct val v, struct str *out)
         return 0;
     }
     struct buf b = BUF_INIT;
-    struct val s;
-    int rc = take_buf(r, &b, val_text(r, v, &b), &s);
+    struct val s = { .kind = V_STR, .s = { "", 0 } };
     *out = s.s;
-    return rc;
+    if (take_buf(r, &b, val_text(r, v, &b), &s) < 0)
+        return -1;
+    *out = s.s;
+    return 0;
 }
 
 /* ---- texts ---- */

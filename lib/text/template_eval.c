@@ -627,9 +627,9 @@ static int eval_filter(struct render *r, const struct node *x, struct val *out)
     if (x->a) {
         if (eval(r, x->a, &in) < 0)
             return -1;
-    } else if (r->block_input) {
-        in = *r->block_input;
-        r->block_input = NULL;
+    } else if (r->has_input) {
+        in = r->block_input;
+        r->has_input = false;
     } else {
         return rfail(r, "a filter without a value");
     }
@@ -832,7 +832,8 @@ static int run_filtered(struct render *r, const struct node *x, const struct nod
     *out = text;
     if (rc < 0 || !filters)
         return rc;
-    r->block_input = &text;
+    r->block_input = text;
+    r->has_input = true;
     return eval(r, filters, out);
 }
 

@@ -36,16 +36,19 @@ struct parser {
     struct err *e;
 };
 
-static int fail(struct parser *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static int fail(struct parser *p, const char *fmt, ...)
+static void fail_set(struct parser *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void fail_set(struct parser *p, const char *fmt, ...)
 {
     char msg[600];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    return err_set(p->e, "%s:%d: %s", p->t->name, p->line, msg);
+    err_set(p->e, "%s:%d: %s", p->t->name, p->line, msg);
 }
+
+/* always -1, as compilers and checkers can see */
+#define fail(...) (fail_set(__VA_ARGS__), -1)
 
 static struct node *node(struct parser *p, enum node_kind kind)
 {

@@ -15,14 +15,14 @@
 
 enum { DEEP = 100 }; /* nesting of values when they are printed or compared */
 
-int rfail(struct render *r, const char *fmt, ...)
+void rfail_set(struct render *r, const char *fmt, ...)
 {
     char msg[600];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    return err_set(r->e, "%s:%d: %s", r->t->name, r->line, msg);
+    err_set(r->e, "%s:%d: %s", r->t->name, r->line, msg);
 }
 
 int spend(struct render *r, uint64_t steps)
@@ -37,7 +37,7 @@ void *ralloc(struct render *r, size_t n)
 {
     void *p = arena_alloc(&r->arena, n);
     if (!p)
-        rfail(r, "the template needs more than %d bytes", TEMPLATE_MAX_BYTES);
+        rfail_set(r, "the template needs more than %d bytes", TEMPLATE_MAX_BYTES);
     return p;
 }
 

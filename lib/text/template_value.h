@@ -96,13 +96,16 @@ struct render {
     struct buf *out;
     size_t out_floor; /* bytes of out before us */
     struct scope *scope;
-    const struct val *block_input; /* of a filter block */
+    struct val block_input; /* of a filter block, until its first filter takes it */
+    bool has_input;
     enum { RUN_ON, RUN_BREAK, RUN_CONTINUE } jump;
     long long date;
     struct err *e;
 };
 
-int rfail(struct render *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Sets the error with name and line; always -1, as the macro tells compilers and checkers. */
+void rfail_set(struct render *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+#define rfail(...) (rfail_set(__VA_ARGS__), -1)
 int spend(struct render *r, uint64_t steps); /* -1 when the limit is passed */
 void *ralloc(struct render *r, size_t n);    /* NULL: the limit, and the error is set */
 

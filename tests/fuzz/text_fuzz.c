@@ -74,7 +74,7 @@ static void open_all(void)
     buf_reset(&b);
     buf_puts(&b,
              "{\"added_tokens\":" ADDED ",\"normalizer\":{\"type\":\"NFKC\"},\"pre_tokenizer\":{\"type\":\"Metaspace\","
-                                        "\"replacement\":\"\xe2\x96\x81\","
+             "\"replacement\":\"\xe2\x96\x81\","
              "\"prepend_scheme\":\"first\"},\"decoder\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\"},"
              "\"model\":{\"type\":\"Unigram\","
              "\"unk_id\":0,\"vocab\":[[\"<unk>\",0],[\"\xe2\x96\x81\",-2],[\"a\",-1.5],[\"aa\",-2.5],[\"\xe2\x96\x81"
