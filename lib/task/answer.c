@@ -191,10 +191,13 @@ static char picked_letter(struct span v, bool gold)
         return 0;
     char letter = v.s[0];
     v.s++, v.n--;
-    if (span_starts(v, "\\right)") || span_starts(v, "\\)"))
+    bool open = span_starts(v, "\\right)") || span_starts(v, "\\)") || (v.n && !gold && strchr(").:*", v.s[0]));
+    if (open) { /* "C) 45"; a second letter would be a second choice */
+        for (size_t i = 0; i < v.n; i++)
+            if (answer_lone_letter(v, i))
+                return 0;
         return letter;
-    if (!v.n || (!gold && strchr(").:,*", v.s[0])))
-        return letter;
+    }
     while (v.n && strchr(" )}*$\"'.", v.s[0]))
         v.s++, v.n--;
     return v.n ? 0 : letter;

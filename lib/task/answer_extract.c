@@ -919,7 +919,7 @@ static bool last_number(struct span v, struct buf *out)
 
 /* ---- choices ---- */
 
-static bool lone_letter(struct span v, size_t i)
+bool answer_lone_letter(struct span v, size_t i)
 {
     if (v.s[i] < 'A' || v.s[i] > 'J')
         return false;
@@ -932,17 +932,59 @@ static bool lone_letter(struct span v, size_t i)
     bracket = bracket || (i > 0 && (v.s[i - 1] == '(' || v.s[i - 1] == '*' || v.s[i - 1] == '{'));
     if (!bracket && v.s[i] == 'I')
         return false;
-    if (!bracket && v.s[i] == 'A' && i + 2 < v.n && v.s[i + 1] == ' ' && v.s[i + 2] >= 'a' && v.s[i + 2] <= 'z')
+    struct span next = span_from(v, i + 1);
+    if (!bracket && v.s[i] == 'A' && next.n > 1 && next.s[0] == ' ' && next.s[1] >= 'a' && next.s[1] <= 'z' &&
+        !span_starts(next, " or ") && !span_starts(next, " and "))
         return false; /* the article */
     return true;
+}
+
+/* The lone letter that is joined to the one at i by nothing but "and", "or", commas and brackets, forward (step 1) or
+ * backward (-1); 0 if there is none. */
+static char joined_letter(struct span v, size_t i, int step)
+{
+    size_t from = i, j = i;
+    bool word = false;
+    while ((step > 0 ? ++j < v.n : j-- > 0) && (j > from ? j - from : from - j) < 24) {
+        char ch = v.s[j];
+        if (answer_lone_letter(v, j))
+            return word ? ch : 0;
+        if (ch == ',' || ch == '/' || ch == '&' || ch == ';') {
+            word = true;
+        } else if (ch_alpha(ch)) {
+            size_t a = j, b;
+            while (a > 0 && ch_alpha(v.s[a - 1]))
+                a--;
+            for (b = j + 1; b < v.n && ch_alpha(v.s[b]); b++)
+                ;
+            struct span w = span_sub(v, a, b);
+            if (!span_is(w, "and") && !span_is(w, "or") && !span_is(w, "text") && !span_is(w, "textbf"))
+                return 0;
+            word = word || !span_starts(w, "text");
+            j = step > 0 ? b - 1 : a;
+        } else if (!ch_space(ch) && !strchr("()*{}\\$", ch)) {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/* The letter at i, with the one it is joined to: "A or B" picks neither. */
+static void put_letter(struct span v, size_t i, struct buf *out)
+{
+    char other = joined_letter(v, i, 1);
+    other = other ? other : joined_letter(v, i, -1);
+    buf_reset(out);
+    buf_putc(out, v.s[i]);
+    if (other && other != v.s[i])
+        buf_printf(out, ", %c", other);
 }
 
 static bool first_letter(struct span v, struct buf *out)
 {
     for (size_t i = 0; i < v.n; i++)
-        if (lone_letter(v, i)) {
-            buf_reset(out);
-            buf_putc(out, v.s[i]);
+        if (answer_lone_letter(v, i)) {
+            put_letter(v, i, out);
             return true;
         }
     return false;
@@ -955,10 +997,9 @@ static bool starting_letter(struct span v, struct buf *out)
         t = span_strip(span_from(t, 2));
     while (t.n && strchr("*(", t.s[0]))
         t.s++, t.n--;
-    if (!t.n || !lone_letter(t, 0) || (t.n > 1 && !strchr(".):,*\n", t.s[1])))
+    if (!t.n || !answer_lone_letter(t, 0) || (t.n > 1 && !strchr(".):,*\n", t.s[1])))
         return false;
-    buf_reset(out);
-    buf_putc(out, t.s[0]);
+    put_letter(t, 0, out);
     return true;
 }
 
@@ -995,9 +1036,8 @@ static bool extract_choice(struct span v, struct buf *out)
         }
     }
     for (size_t i = v.n; !ok && i-- > 0;)
-        if (lone_letter(v, i)) {
-            buf_reset(out);
-            buf_putc(out, v.s[i]);
+        if (answer_lone_letter(v, i)) {
+            put_letter(v, i, out);
             ok = true;
         }
     buf_release(&found);

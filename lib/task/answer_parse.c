@@ -1443,6 +1443,26 @@ static struct node *parse_bars(struct parser *p, enum tok_kind close)
     return func_1(p->c, close == T_BAR ? "abs" : "norm", a);
 }
 
+/* \frac{dy}{dx}: a name, not a quotient of products */
+static struct node *parse_derivative(struct parser *p)
+{
+    const struct tok *t = &p->t[p->i + 1];
+    int n = 0;
+    for (int part = 0; part < 2; part++) {
+        if (t[n].kind != T_LBRACE || t[n + 1].kind != T_SYM || !span_is(t[n + 1].text, "d"))
+            return NULL;
+        n += 2;
+        if (t[n].kind == T_SYM)
+            n++;
+        else if (part)
+            return NULL;
+        if (t[n++].kind != T_RBRACE)
+            return NULL;
+    }
+    p->i += 1 + n;
+    return node_name(p->c, N_SYM, name_of_range(p, p->i - 1 - n, p->i), 0);
+}
+
 static struct node *primary(struct parser *p)
 {
     struct tok *t = &p->t[p->i];
@@ -1474,6 +1494,8 @@ static struct node *primary(struct parser *p)
         return a;
     case T_FRAC:
     case T_BINOM:
+        if (t->kind == T_FRAC && (a = parse_derivative(p)))
+            return a;
         p->i++;
         a = parse_argument(p);
         b = a ? parse_argument(p) : NULL;

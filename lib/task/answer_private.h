@@ -64,6 +64,9 @@ bool span_braced(struct span v, size_t open, struct span *inner, size_t *end);
  * not, else the text as it was meant. */
 bool answer_unescape(struct span v, struct buf *out);
 
+/* Is v.s[i] a capital letter A to J on its own, and not the article or the pronoun? */
+bool answer_lone_letter(struct span v, size_t i);
+
 /* ---- limits: counts, so that a verdict is the same on every machine ---- */
 enum {
     MAX_TOKENS = 2000,
