@@ -64,6 +64,10 @@ static int put_row(void *arg, const struct sampling *s, const struct sample *x, 
     rec_put_int(b, "reasoning_token_count", x->think_tokens);
     rec_put_int(b, "response_token_count", x->g->tokens);
     if (!o.compat) {
+        if (x->g->dual) {
+            rec_put_int(b, "latent_tokens", x->g->latent);
+            rec_put_int(b, "visible_tokens", x->g->tokens - x->g->latent);
+        }
         rec_put_cstr(b, "finish_reason", x->g->truncated ? "length" : "stop");
         rec_put_int(b, "seed", s->run.seed);
     }

@@ -107,6 +107,7 @@ struct engine_options {
     int prefill_chunk;                 /* prompt tokens computed beside a decode step at most; 0: 256 */
     int read_delay;                    /* 0..2: how many steps late the host reads tokens */
     const struct tokenizer *tokenizer; /* for stop strings; may be NULL */
+    const int32_t *shown_as;           /* [vocabulary], borrowed: the id whose text stands for each; NULL: its own */
 };
 
 /* All device memory is taken here, but for penalties (4 bytes an id and running sequence, at the first request that

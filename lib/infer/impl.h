@@ -152,7 +152,7 @@ void finish(struct engine *g, struct seq *s, enum gen_finish how, int32_t stop_i
 void drop_pending(struct engine *g); /* frees the tickets */
 
 /* ---- stop.c ---- */
-int stop_scan_open(struct stop_scan **out, const struct tokenizer *t, const struct gen_params *p, struct err *e);
+int stop_scan_open(struct stop_scan **out, const struct engine_options *o, const struct gen_params *p, struct err *e);
 void stop_scan_close(struct stop_scan *c); /* NULL is fine */
 
 /* Takes the next token. *which: the stop string that is complete now (the one that begins first), or -1. */

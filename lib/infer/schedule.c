@@ -319,7 +319,7 @@ static struct seq *seq_new(struct engine *g, struct request *q, struct err *e)
         err_set(e, "no memory for the tokens of %s: %zu are asked for", q->source_id, limit);
         return NULL;
     }
-    if (q->params.n_stop_strings && stop_scan_open(&s->scan, g->options.tokenizer, &q->params, e) < 0) {
+    if (q->params.n_stop_strings && stop_scan_open(&s->scan, &g->options, &q->params, e) < 0) {
         seq_free(s);
         return NULL;
     }

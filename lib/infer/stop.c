@@ -14,18 +14,20 @@ struct stop_scan {
     size_t *at;                /* [n] bytes of text before each token */
     size_t n, cap;
     const struct gen_params *params; /* borrowed from the request */
+    const int32_t *shown_as;         /* borrowed from the engine's caller; NULL: ids as they are */
     size_t longest;                  /* bytes of the longest stop string */
     size_t cut;                      /* after a hit: where it begins */
 };
 
-int stop_scan_open(struct stop_scan **out, const struct tokenizer *t, const struct gen_params *p, struct err *e)
+int stop_scan_open(struct stop_scan **out, const struct engine_options *o, const struct gen_params *p, struct err *e)
 {
     struct stop_scan *c = xcalloc(1, sizeof *c);
     c->params = p;
+    c->shown_as = o->shown_as;
     for (int i = 0; i < p->n_stop_strings; i++)
         if (strlen(p->stop_strings[i]) > c->longest)
             c->longest = strlen(p->stop_strings[i]);
-    if (tok_stream_open(&c->stream, t, true, e) < 0) {
+    if (tok_stream_open(&c->stream, o->tokenizer, true, e) < 0) {
         free(c);
         return -1;
     }
@@ -68,7 +70,7 @@ int stop_scan_add(struct stop_scan *c, int32_t id, int *which, struct err *e)
     }
     size_t before = c->text.len;
     c->at[c->n++] = before;
-    if (tok_stream_put(c->stream, id, &c->text, e) < 0)
+    if (tok_stream_put(c->stream, c->shown_as ? c->shown_as[id] : id, &c->text, e) < 0)
         return -1;
     size_t overlap = c->longest - 1; /* what came before may be the beginning of one */
     *which = c->text.len == before ? -1 : find_stop(c, before > overlap ? before - overlap : 0);

@@ -42,6 +42,10 @@ void evaluate_row(const struct sampling *s, const struct sample *x, struct buf *
     rec_put_bool(b, "is_correct_compat", g->compat_correct);
     rec_put_int(b, "num_tokens", x->g->tokens);
     rec_put_int(b, "think_tokens", x->before_end_tokens);
+    if (x->g->dual) {
+        rec_put_int(b, "latent_tokens", x->g->latent);
+        rec_put_int(b, "visible_tokens", x->g->tokens - x->g->latent);
+    }
     rec_put_cstr(b, "finish_reason", x->g->truncated ? "length" : "stop");
     rec_put_int(b, "seed", s->run.seed);
     rec_end(b);

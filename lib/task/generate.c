@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "kernels/kernels.h"
+#include "model/dual.h"
 #include "model/model.h"
 #include "text/template.h"
 #include "text/tokenizer.h"
@@ -20,9 +21,52 @@ struct generator {
     struct gen_params params;
     struct tokens tokens;
     struct buf prompt;
-    size_t rendered; /* bytes of the last prompt that came from the template */
+    size_t rendered;   /* bytes of the last prompt that came from the template */
+    struct dual *dual; /* NULL: one vocabulary */
+    int32_t *shown_as; /* [vocabulary], with dual */
     char *dir;
 };
+
+/* ---- two vocabularies ---- */
+
+static int open_dual(struct generator *g, struct err *e)
+{
+    const struct model_config *c = model_config(g->model);
+    int rc = dual_open(&g->dual, g->dir, g->tokenizer, e);
+    if (rc <= 0)
+        return rc;
+    const struct dual_meta *m = dual_meta(g->dual);
+    if (c->vocab != m->visible + m->latent)
+        return err_set(e, "%s: the model has %d ids, its two vocabularies %d + %d", g->dir, c->vocab, m->visible,
+                       m->latent);
+    g->shown_as = xreallocarray(NULL, (size_t)c->vocab, sizeof *g->shown_as);
+    for (int32_t i = 0; i < c->vocab; i++)
+        g->shown_as[i] = dual_source(g->dual, i);
+    return 0;
+}
+
+static int constrain(struct generator *g, const struct generator_options *o, struct err *e)
+{
+    const struct model_config *c = model_config(g->model);
+    struct gen_params *p = &g->params;
+    struct dual_phases ph;
+    if (!g->dual)
+        return 0;
+    if (dual_phases(g->dual, c->eos, c->n_eos, o->compat, &ph, e) < 0)
+        return err_prefix(e, "%s", g->dir);
+    memcpy(p->lo, ph.lo, sizeof p->lo);
+    memcpy(p->hi, ph.hi, sizeof p->hi);
+    memcpy(p->also, ph.also, sizeof p->also);
+    memcpy(p->never, ph.never, sizeof p->never);
+    p->flip_id = ph.flip_id;
+    p->flip_bias = (float)o->end_bias;
+    return 0;
+}
+
+const struct dual_meta *generator_dual(const struct generator *g)
+{
+    return g->dual ? dual_meta(g->dual) : NULL;
+}
 
 int generator_open(struct generator **out, const struct generator_options *o, struct err *e)
 {
@@ -35,10 +79,16 @@ int generator_open(struct generator **out, const struct generator_options *o, st
         err_set(e, "%s: is an encoder (%s) and cannot generate", o->model, model_config(g->model)->family_name);
         goto failed;
     }
-    struct engine_options eo = { .kv_memory = o->kv_memory, .batch = o->batch, .tokenizer = g->tokenizer };
+    if (open_dual(g, e) < 0)
+        goto failed;
+    struct engine_options eo = {
+        .kv_memory = o->kv_memory, .batch = o->batch, .tokenizer = g->tokenizer, .shown_as = g->shown_as
+    };
     if (engine_open(&g->engine, g->model, &eo, e) < 0)
         goto failed;
     gen_params_init(&g->params, model_config(g->model));
+    if (constrain(g, o, e) < 0)
+        goto failed;
     *out = g;
     return 0;
 failed:
@@ -57,6 +107,8 @@ void generator_close(struct generator *g)
     tokenizer_close(g->tokenizer);
     tokens_release(&g->tokens);
     buf_release(&g->prompt);
+    dual_close(g->dual);
+    free(g->shown_as);
     free(g->dir);
     free(g);
 }
@@ -125,6 +177,9 @@ int generator_submit(struct generator *g, const struct prompt_spec *spec, const 
     unsigned flags = is_raw(spec) ? TOK_SPECIALS : 0;
     if (tokenizer_encode(g->tokenizer, g->prompt.s ? g->prompt.s : "", g->prompt.len, flags, &g->tokens, e) < 0)
         return -1;
+    if (g->dual)
+        g->params.phase = dual_phase(g->dual, g->tokens.id, (int64_t)g->tokens.n, model_config(g->model)->eos,
+                                     model_config(g->model)->n_eos);
     struct gen_request r = { .prompt = g->tokens.id,
                              .n_prompt = (int)g->tokens.n,
                              .n_samples = n,
@@ -136,16 +191,63 @@ int generator_submit(struct generator *g, const struct prompt_spec *spec, const 
     return engine_submit(g->engine, &r, e);
 }
 
-bool generator_thinking(const struct generator *g)
+static bool ends_open(const struct generator *g)
 {
     static const char end[] = "<think>\n";
     size_t n = sizeof end - 1;
     return g->prompt.len >= n && memcmp(g->prompt.s + g->prompt.len - n, end, n) == 0;
 }
 
+bool generator_thinking(const struct generator *g)
+{
+    return g->dual ? g->params.phase == 0 : ends_open(g);
+}
+
 bool generator_appended(const struct generator *g)
 {
-    return generator_thinking(g) && g->prompt.len == g->rendered + strlen("<think>\n");
+    return ends_open(g) && g->prompt.len == g->rendered + strlen("<think>\n");
+}
+
+/* A stop string ended it: r->text is the text in front of that, where the think end may have no text. Ours is the same
+ * but for the think end, so it is cut where it has as many bytes. */
+static void cut_dual(const struct gen_result *r, bool special, struct generated *out)
+{
+    size_t n = strlen(r->text);
+    if (special && out->think_end >= 0 && n > (size_t)out->think_end)
+        n += out->think_end_n;
+    if (n < out->text.len) {
+        out->text.len = n;
+        out->text.s[n] = '\0';
+    }
+    if (out->think_end >= 0 && (size_t)out->think_end + out->think_end_n > out->text.len)
+        out->think_end = -1;
+}
+
+/* Counts, and the text in three parts: thought, the think end (which may be a special token), the answer. */
+static int put_dual(struct generator *g, struct gen_result *r, struct generated *out, struct err *e)
+{
+    const struct dual_meta *m = dual_meta(g->dual);
+    int end = r->n;
+    out->latent = 0;
+    out->think_end = -1;
+    out->think_end_n = strlen(m->think_end);
+    for (int i = 0; i < r->n; i++)
+        out->latent += dual_is_latent(g->dual, r->ids[i]);
+    out->thought = r->n > 0 && (dual_is_latent(g->dual, r->ids[0]) || r->ids[0] == m->think_end_id);
+    for (int i = r->n; out->thought && i-- > 0;)
+        end = r->ids[i] == m->think_end_id ? i : end;
+    dual_show(g->dual, r->ids, r->n);
+    if (tokenizer_decode(g->tokenizer, r->ids, (size_t)end, true, &out->text, e) < 0)
+        return -1;
+    if (end < r->n) {
+        out->think_end = (long)out->text.len;
+        buf_puts(&out->text, m->think_end);
+        if (tokenizer_decode(g->tokenizer, r->ids + end + 1, (size_t)(r->n - end - 1), true, &out->text, e) < 0)
+            return -1;
+    }
+    if (r->text)
+        cut_dual(r, tokenizer_is_special(g->tokenizer, m->think_end_id), out);
+    return 0;
 }
 
 int generator_next(struct generator *g, struct generated *out, struct err *e)
@@ -159,7 +261,10 @@ int generator_next(struct generator *g, struct generated *out, struct err *e)
     out->tokens = r.n + (r.stop_id >= 0);
     out->truncated = r.finish == GEN_LENGTH;
     buf_reset(&out->text);
-    if (r.text)
+    out->dual = g->dual != NULL;
+    if (g->dual)
+        rc = put_dual(g, &r, out, e) < 0 ? -1 : rc;
+    else if (r.text)
         buf_puts(&out->text, r.text);
     else if (tokenizer_decode(g->tokenizer, r.ids, (size_t)r.n, true, &out->text, e) < 0)
         rc = -1;

@@ -27,11 +27,14 @@ struct generator_options {
     const char *device;
     int threads, batch; /* 0: as many as there are cores; the engine's own */
     int64_t kv_memory;  /* bytes; 0: the engine's own */
+    double end_bias;    /* models with two vocabularies: added to the think end's logit while thinking ... */
+    bool compat;        /* ... and the reference's set of ids instead of ours (model/dual.h) */
 };
 int generator_open(struct generator **out, const struct generator_options *o, struct err *e);
 void generator_close(struct generator *g); /* NULL is fine */
 
-/* Greedy, 512 tokens, the model's stop ids; changes count for what is submitted afterwards. */
+/* Greedy, 512 tokens, the model's stop ids; with two vocabularies also their ranges, and every submitted prompt gets
+ * the phase that it ends in. Changes count for what is submitted afterwards. */
 struct gen_params *generator_params(struct generator *g);
 
 /* "llama3" for Llama models, else "qwen": the words of --model-family. */
@@ -45,23 +48,34 @@ int generator_prompt(struct generator *g, const struct prompt_spec *spec, const 
 int generator_submit(struct generator *g, const struct prompt_spec *spec, const struct prompt_question *q, double ratio,
                      int first, int n, uint64_t seed, void *user, struct err *e);
 
-/* Did the last submitted prompt end in an open thinking block? */
+/* Does the answer to the last submitted prompt begin by thinking? The prompt ends in an open thinking block, or, with
+ * two vocabularies, its last turn has not closed the thinking. */
 bool generator_thinking(const struct generator *g);
-/* ... and was that our doing, not the template's? */
+/* Does it end in one that is our doing, not the template's? */
 bool generator_appended(const struct generator *g);
 
 struct generated {
     void *user;
     int sample;
-    struct buf text; /* without special tokens; not trimmed */
+    struct buf text; /* without special tokens; not trimmed; latent ids as their sources */
     int tokens;      /* generated, the stop id included */
     bool truncated;  /* the length limit or the end of the context cut it */
+    /* With two vocabularies (dual) the ids say what was thought, whatever the text looks like. */
+    bool dual;
+    int latent;         /* of tokens; the others are visible */
+    bool thought;       /* it began by thinking */
+    long think_end;     /* bytes of text in front of the think end; -1: none */
+    size_t think_end_n; /* bytes of the think end */
 };
 /* 1: *out is the next finished sample; 0: nothing is left; -1. */
 int generator_next(struct generator *g, struct generated *out, struct err *e);
 void generated_release(struct generated *out);
 
 int64_t generator_waiting(const struct generator *g); /* samples submitted and not running yet */
+
+/* Two vocabularies: what the model's folder says of them; NULL: an ordinary model. */
+struct dual_meta;
+const struct dual_meta *generator_dual(const struct generator *g);
 struct engine_stats generator_stats(const struct generator *g);
 
 /* Tokens of a text, without the tokenizer's special ones. */

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "io/shard.h"
+#include "model/dual.h"
 #include "task/feed.h"
 
 struct item {
@@ -303,6 +304,8 @@ static int open_generator(struct sampling *s, struct err *e)
     struct generator_options go = {
         .model = s->model.dir, .device = s->run.device, .threads = (int)s->run.threads, .batch = (int)o->batch
     };
+    go.end_bias = o->end_bias;
+    go.compat = o->compat;
     if (sampling_size(o->kv_memory, &go.kv_memory, e) < 0 || generator_open(&s->generator, &go, e) < 0)
         return -1;
     struct gen_params *p = generator_params(s->generator);
@@ -318,6 +321,10 @@ static int open_generator(struct sampling *s, struct err *e)
     for (size_t i = 0; i < o->stop.n; i++)
         p->stop_strings[i] = o->stop.v[i];
     s->spec.delimiter = prompt_delimiter(strcmp(o->family, "auto") == 0 ? generator_family(s->generator) : o->family);
+    const struct dual_meta *dual = generator_dual(s->generator);
+    if (dual)
+        log_info("two vocabularies: thinks with ids from %d on, ends with %s, bias %g", dual->visible, dual->think_end,
+                 o->end_bias);
     return judge_open(&s->judge, e);
 }
 
@@ -354,9 +361,24 @@ static int submit_more(struct work *w, struct err *e)
     return 0;
 }
 
+/* By the ids where there are two vocabularies: a latent copy of </think> is a thought. The reference reads the text. */
+static struct think split(const struct sampling *s, const struct sample *x)
+{
+    const struct generated *g = x->g;
+    const char *text = g->text.s ? g->text.s : "";
+    if (!g->dual || !g->thought || s->o->compat)
+        return think_split(x->text.s, x->text.n);
+    if (g->think_end < 0)
+        return think_only(x->text.s, x->text.n);
+    return think_split_at(text, g->text.len, (size_t)g->think_end, g->think_end_n);
+}
+
 static int count_tokens(struct sampling *s, struct sample *x, struct err *e)
 {
     struct view before = think_before_end(x->g->text.s ? x->g->text.s : "", x->g->text.len);
+    if (x->g->dual && x->g->thought && !s->o->compat)
+        before =
+            x->g->think_end < 0 ? (struct view){ NULL, 0 } : (struct view){ x->g->text.s, (size_t)x->g->think_end };
     x->before_end_tokens = s->o->suppress ? 0 : x->g->tokens;
     if (before.s && !s->o->suppress && generator_count(s->generator, before.s, before.n, &x->before_end_tokens, e) < 0)
         return -1;
@@ -381,7 +403,7 @@ static int finish(struct work *w, const struct generated *g, struct err *e)
     const struct question *q = &gap->item->q;
     struct sample x = { .q = q, .output = gap->output, .index = g->sample, .ratio = s->ratio[gap->output], .g = g };
     x.text = view_trim(g->text.s ? g->text.s : "", g->text.len);
-    x.parts = think_split(x.text.s, x.text.n);
+    x.parts = split(s, &x);
     x.graded = w->grade;
     x.verdict = &w->verdict;
     struct response r = {

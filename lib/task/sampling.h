@@ -38,6 +38,7 @@ struct sampling_options {
     bool suppress, compat;
     int64_t num_samples, max_tokens, top_k;
     double temperature, top_p, min_p, presence, frequency, repetition;
+    double end_bias;
     struct opt_list stop;
     int64_t batch;
     const char *kv_memory;
@@ -46,7 +47,7 @@ struct sampling_options {
 #define SAMPLING_DEFAULTS(split_, think_)                                                                              \
     {                                                                                                                  \
         .split = (split_), .think = (think_), .limit = -1, .format = "tokenskip", .family = "auto", .num_few_shot = 8, \
-        .num_samples = 1, .max_tokens = 512, .top_p = 1, .repetition = 1                                               \
+        .num_samples = 1, .max_tokens = 512, .top_p = 1, .repetition = 1, .end_bias = 5                                \
     }
 
 #define SAMPLING_ROWS(o)                                                                                               \
@@ -88,6 +89,8 @@ struct sampling_options {
                      OPT_RESULT, -100, 100),                                                                           \
         OPT_ROW_REAL("repetition-penalty", 0, &(o).repetition, "X",                                                    \
                      "divides the logits of tokens seen before; 1: off", OPT_RESULT, 1e-3, 100),                       \
+        OPT_ROW_REAL("end-bias", 0, &(o).end_bias, "X",                                                                \
+                     "two vocabularies: added to the logit of the think end while thinking", OPT_RESULT, -1000, 1000), \
         OPT_ROW_INT("max-tokens", 0, &(o).max_tokens, "N", "tokens of a response at most", OPT_RESULT, 1, 1e8),        \
         OPT_ROW_LIST("stop", 0, &(o).stop, "TEXT", "end a response in front of TEXT (may be repeated)", OPT_RESULT),   \
         OPT_ROW_GROUP("How it runs (the result does not depend on it)"),                                               \

@@ -7,12 +7,14 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "model/dual.h"
 #include "task/think.h"
 #include "text/template.h"
 
 struct scoring {
     struct scoring_spec spec;
     struct tokenizer *tokenizer;
+    struct dual *dual;          /* NULL: one vocabulary */
     struct chat_template *chat; /* opened when a row first needs it */
 };
 
@@ -21,7 +23,7 @@ int scoring_open(struct scoring **out, const struct scoring_spec *spec, struct e
     struct scoring *s = xcalloc(1, sizeof *s);
     *out = NULL;
     s->spec = *spec;
-    if (tokenizer_open(&s->tokenizer, spec->dir, e) < 0) {
+    if (tokenizer_open(&s->tokenizer, spec->dir, e) < 0 || dual_open(&s->dual, spec->dir, s->tokenizer, e) < 0) {
         scoring_close(s);
         return -1;
     }
@@ -34,6 +36,7 @@ void scoring_close(struct scoring *s)
     if (!s)
         return;
     chat_template_close(s->chat);
+    dual_close(s->dual);
     tokenizer_close(s->tokenizer);
     free(s);
 }
@@ -330,6 +333,17 @@ static bool overlaps(const struct score_row *row, enum score_region k, size_t t)
     return row->region[k].there && end > begin && begin < row->region[k].end && end > row->region[k].begin;
 }
 
+/* What such a model was trained on: the reasoning of the completion is latent. */
+static void remap(const struct scoring *s, struct score_row *row)
+{
+    size_t t = 0, n = row->tok.n;
+    while (t < n && !overlaps(row, REGION_COMPLETION, t))
+        t++;
+    dual_remap(s->dual, row->tok.id, (int64_t)t, (int64_t)n);
+    for (t = 0; t < n; t++)
+        row->latent += dual_is_latent(s->dual, row->tok.id[t]);
+}
+
 static int encode(const struct scoring *s, struct score_row *row, unsigned flags)
 {
     struct err e = { "" };
@@ -341,6 +355,8 @@ static int encode(const struct scoring *s, struct score_row *row, unsigned flags
         skip(row, "%zu tokens are more than %d", row->tok.n, s->spec.max_tokens);
         return -1;
     }
+    if (s->dual)
+        remap(s, row);
     row->first = (int)row->tok.n;
     for (size_t t = row->tok.n; t-- > 0;) {
         if (row->tok.id[t] >= s->spec.vocab)
@@ -362,7 +378,7 @@ int scoring_prepare(struct scoring *s, const struct rec *r, struct score_row *ro
     buf_reset(&row->head);
     buf_reset(&row->text);
     row->tok.n = 0;
-    row->first = 0;
+    row->first = row->latent = 0;
     row->reason[0] = '\0';
     memset(row->region, 0, sizeof row->region);
     put_names(row, r);
@@ -451,6 +467,8 @@ void scoring_write(const struct scoring *s, const struct score_row *row, const f
     }
     if (row->tok.n)
         rec_put_int(&b, "input_token_count", (int64_t)row->tok.n);
+    if (row->tok.n && s->dual)
+        rec_put_int(&b, "latent_token_count", row->latent);
     rec_put_bool(&b, "skipped", row->reason[0] != '\0');
     if (row->reason[0]) {
         rec_put_cstr(&b, "reason", row->reason);

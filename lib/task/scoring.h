@@ -11,6 +11,7 @@
  *   prompt, completion    plain text, encoded together with the tokenizer's special tokens; the completion is scored
  *   question ...          a sample, or a compressed sample (compressed_reasoning, compression_ratio): the conversation
  *                         that `prepare` makes of it, with its answer (else gold_answer)
+ * With two vocabularies (model/dual.h) the reasoning of what is scored is read as latent ids, as in training.
  * Regions (pipelines specification, 1.3): answer, boxed, post_cot; a token belongs to a region if it overlaps it. */
 #ifndef LATENT_TASK_SCORING_H
 #define LATENT_TASK_SCORING_H
@@ -46,6 +47,7 @@ struct score_row {
     struct buf text;
     struct tokens tok;
     int first;         /* tokens first .. tok.n - 1 are wanted */
+    int latent;        /* of its ids */
     char reason[1024]; /* why it is skipped; "" */
     struct {
         bool there;

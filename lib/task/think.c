@@ -101,6 +101,24 @@ struct think think_split(const char *s, size_t n)
                            true };
 }
 
+/* Thinking without the <think> it may begin with. */
+static struct view without_open(const char *s, size_t n)
+{
+    struct view v = view_trim(s, n);
+    size_t k = sizeof think_open - 1;
+    return v.n >= k && memcmp(v.s, think_open, k) == 0 ? view_trim(v.s + k, v.n - k) : v;
+}
+
+struct think think_split_at(const char *s, size_t n, size_t end, size_t end_n)
+{
+    return (struct think){ without_open(s, end), view_trim(s + end + end_n, n - end - end_n), true };
+}
+
+struct think think_only(const char *s, size_t n)
+{
+    return (struct think){ without_open(s, n), { s + n, 0 }, false };
+}
+
 struct view think_before_end(const char *s, size_t n)
 {
     long end = view_find(s, n, think_close);

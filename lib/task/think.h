@@ -33,6 +33,12 @@ struct think {
 };
 struct think think_split(const char *s, size_t n);
 
+/* The same where it is known which bytes [end, end + end_n) are the </think>, whatever else looks like one. */
+struct think think_split_at(const char *s, size_t n, size_t end, size_t end_n);
+
+/* The same where it is known that all of it was thought and nothing said. */
+struct think think_only(const char *s, size_t n);
+
 /* The block as eval's length counts it: everything before the first </think>, not trimmed; .s is NULL without one. */
 struct view think_before_end(const char *s, size_t n);
 

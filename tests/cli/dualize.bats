@@ -84,3 +84,52 @@ M() {
   fails 1 'is a folder without config.json' verify .
   verify -q "$(M llama3)" "$(M bert)"
 }
+
+questions() {
+  for i in 0 1 2 3 4 5; do
+    printf '{"benchmark": "math", "source_id": "math_test_%d", "question": "What is %d+%d?", "gold_answer": "%d"}\n' $i $i $i $((2 * i))
+  done
+}
+
+@test "dual models: eval and collect think with latent ids and show their sources" {
+  questions >q.jsonl
+  dualize -q -m "$(M qwen3)" -o d
+  dualize -q -m "$(M phi3)" --think-missing clone_eos -o p
+  for m in d p; do
+    eval -q -m $m -t 1 -N 4 --end-bias 1 --max-tokens 40 q.jsonl >rows
+    jq -e '.latent_tokens + .visible_tokens == .num_tokens' rows >/dev/null
+    jq -e 'select(.latent_tokens > 0) | .reasoning != null' rows >ok
+    not grep -q false ok
+    not grep -q '<|latent' rows
+    [ "$(jq -c 'select(.latent_tokens > 0 and .visible_tokens > 1)' rows | wc -l)" -gt 3 ]
+    eval -q -m $m -t 1 -N 4 --end-bias 1 --max-tokens 40 -b 1 q.jsonl >again
+    same rows again
+    eval -q -m $m -t 1 -N 4 --end-bias 1000 --max-tokens 10 q.jsonl | jq -e '.latent_tokens == 0 and (.response_text | startswith("</think>"))' >ok
+    not grep -q false ok
+    eval -q -m $m -t 1 -N 4 --end-bias=-1000 --max-tokens 10 q.jsonl | jq -e '.visible_tokens == 0 and .extracted == null and .reasoning != null' >ok
+    not grep -q false ok
+    collect -q -m $m -t 1 --max-tokens 40 --suppress-thinking q.jsonl | jq -e '.latent_tokens == 0 and .visible_tokens > 0' >ok
+    not grep -q false ok
+  done
+  eval -q -m "$(M qwen3)" --max-tokens 4 q.jsonl | jq -e 'has("latent_tokens") | not' >ok
+  not grep -q false ok
+}
+
+@test "dual models: stop strings are looked for in the text that is shown" {
+  questions >q.jsonl
+  dualize -q -m "$(M qwen3)" -o d
+  eval -q -m d -t 1 -N 4 --end-bias 0 --max-tokens 40 q.jsonl >all
+  eval -q -m d -t 1 -N 4 --end-bias 0 --max-tokens 40 --stop e q.jsonl >cut
+  jq -r .response_text cut >texts
+  not grep -q e texts
+  [ "$(jq -c 'select(.finish_reason == "stop" and .visible_tokens == 0)' cut | wc -l)" -ge 1 ] # in the middle of a thought
+}
+
+@test "dual models: score: fresh copies give every token half the probability, and no more differs" {
+  score -q -m "$(M qwen3)" "$GOLDEN/score/rows.jsonl" >base
+  dualize -q -m "$(M qwen3)" -o d
+  score -q -m d "$GOLDEN/score/rows.jsonl" >dual
+  jq -n -e --slurpfile a base --slurpfile b dual '[range($a | length) as $i |
+    (($a[$i].logprob - $b[$i].logprob) / $a[$i].num_tokens - (2 | log)) | fabs] | max < 1e-5'
+  [ "$(jq -c 'select(.latent_token_count > 0)' dual | wc -l)" -ge 2 ]
+}
