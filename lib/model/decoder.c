@@ -130,6 +130,10 @@ void model_forward(struct model *m, struct kv_cache *kv, const struct model_batc
         dump_tensor(m->dump, "norm", -1, m->s.xn, n);
         d->linear(d, b->logits, m->s.xn, m->head, NULL, n, false);
         dump_tensor(m->dump, "logits", -1, b->logits, n);
+    } else if (b->keep) {
+        d->rmsnorm(d, m->s.xn, m->s.x, m->norm, m->c.eps, b->rows, m->c.hidden);
+        dump_tensor(m->dump, "norm", -1, m->s.xn, b->rows);
+        m->varlen_rows = b->rows;
     }
     dump_write(m->dump);
 }

@@ -101,6 +101,7 @@ struct model_batch {
     int logit_rows;                   /* how many rows want logits; 0: none */
     const struct tensor *logit_index; /* I32 [logit_rows]: which rows; NULL: rows 0..logit_rows-1 */
     struct tensor *logits;            /* F32 [>= logit_rows, V] */
+    bool keep;                        /* logit_rows 0: model_logits gives logits of these rows afterwards */
 };
 
 /* Scratch for calls of up to max_rows rows; made by the first forward otherwise. Growing it is the only allocation. */
@@ -119,7 +120,8 @@ struct model_varlen {
     const struct tensor *begin;     /* I32 [nseq + 1] */
 };
 void model_forward_varlen(struct model *m, const struct model_varlen *b);
-/* Logits of rows 0..n-1 (or of rows index[0..n-1], I32, if given) of the last model_forward_varlen. */
+/* Logits of rows 0..n-1 (or of rows index[0..n-1], I32, if given) of the last model_forward_varlen, or of the last
+ * model_forward that kept its rows. */
 void model_logits(struct model *m, struct tensor *logits /* F32 [>= n, V or labels] */, const struct tensor *index,
                   int n);
 
