@@ -59,6 +59,7 @@ struct trainable {
     struct tensor *ids, *table_row, *begin, *zeros;
     struct tensor *index, *target, *pick, *hn, *dpick, *dhn, *logits, *loss;
     uint64_t dropout_first; /* of the pass that runs */
+    bool evaluating;        /* the pass that runs drops nothing */
 };
 
 /* ---- params.c ---- */

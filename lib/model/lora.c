@@ -22,7 +22,7 @@ static const struct tensor *branch_input(struct trainable *t, struct branch *b, 
                                          uint64_t draw)
 {
     struct device *d = t->m->d;
-    if (!b->drop)
+    if (!b->drop || t->evaluating)
         return x;
     struct rng r = rng_stream(t->o.seed, "dropout", 7, 0);
     d->copy(d, b->drop, x, (int64_t)rows * b->in);
@@ -110,13 +110,13 @@ void branch_free(struct trainable *t, struct branch *b)
 
 /* ---- making ---- */
 
-static bool is_target(const struct trainable *t, const char *name)
+static bool is_target(const char *targets, const char *name)
 {
     const char *dot = strrchr(name, '.');
     const char *last = dot ? dot + 1 : name;
-    if (strcmp(t->targets, "all-linear") == 0)
+    if (strcmp(targets, "all-linear") == 0)
         return true;
-    for (const char *p = t->targets; *p;) {
+    for (const char *p = targets; *p;) {
         size_t n = strcspn(p, ",");
         if (strlen(last) == n && memcmp(p, last, n) == 0)
             return true;
@@ -152,7 +152,7 @@ static int make_branch(struct trainable *t, const struct plan_item *it, struct b
         snprintf(module, sizeof module, "%.*s", (int)n, it->part[i].name);
         b->first[i] = b->out;
         b->out += it->part[i].rows;
-        if (!is_target(t, module))
+        if (!is_target(t->targets, module))
             continue;
         rc = param_new(t, &b->a[i], t->lora.rank, it->cols, true, e) < 0 ||
                      param_new(t, &b->b[i], it->part[i].rows, t->lora.rank, true, e) < 0
@@ -192,6 +192,32 @@ static int make_branch(struct trainable *t, const struct plan_item *it, struct b
     t->branch[t->nbranches++] = b;
     *out = b;
     return 0;
+}
+
+int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all)
+{
+    int64_t n = 0;
+    struct plan p;
+    *all = 0;
+    plan_make(&p, m);
+    for (size_t i = 0; i < p.n; i++) {
+        const struct plan_item *it = &p.item[i];
+        bool layer = it->weight && it->weight != &m->embed && it->weight != &m->head && it->weight != &m->positions &&
+                     it->weight != &m->types;
+        for (int k = 0; k < it->nparts; k++) {
+            int64_t size = it->part[k].rows * (it->weight ? it->cols : 1);
+            char module[128];
+            snprintf(module, sizeof module, "%.*s", (int)(strlen(it->part[k].name) - strlen(".weight")),
+                     it->part[k].name);
+            *all += size;
+            if (!lora)
+                n += size;
+            else if (layer && is_target(lora->targets ? lora->targets : "all-linear", module))
+                n += lora->rank * (it->cols + it->part[k].rows);
+        }
+    }
+    plan_release(&p);
+    return n;
 }
 
 static struct branch **place_of(struct trainable *t, struct weight *const *slot)

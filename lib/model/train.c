@@ -182,6 +182,11 @@ void trainable_close(struct trainable *t)
     free(t);
 }
 
+struct device *trainable_device(const struct trainable *t)
+{
+    return t->m->d;
+}
+
 size_t trainable_params(const struct trainable *t)
 {
     return t->nparams;
@@ -339,6 +344,7 @@ int trainable_pass(struct trainable *t, const struct train_batch *b, float scale
                        t->o.max_rows);
     *loss = 0;
     t->dropout_first = b->dropout_first;
+    t->evaluating = scale == 0;
     if (write_batch(t, b, e) < 0)
         return -1;
     forward(t, b);
@@ -350,6 +356,25 @@ int trainable_pass(struct trainable *t, const struct train_batch *b, float scale
             branch_collect(t, t->branch[i]);
     }
     return t->m->d->sync(t->m->d, e);
+}
+
+int trainable_logits(struct trainable *t, const struct train_batch *b, int n, float *logits, struct err *e)
+{
+    struct model *m = t->m;
+    struct device *d = m->d;
+    int out = m->c.encoder ? m->c.labels : m->c.vocab;
+    if (b->rows > t->o.max_rows || n > t->o.head_rows || n > b->rows)
+        return err_set(e, "a batch of %d tokens and %d logits is larger than memory was made for", b->rows, n);
+    t->evaluating = true;
+    if (write_batch(t, b, e) < 0)
+        return -1;
+    forward(t, b);
+    if (m->c.encoder)
+        d->copy(d, t->hn, t->x[m->c.layers], (int64_t)n * m->c.hidden);
+    else
+        d->rmsnorm(d, t->hn, t->x[m->c.layers], m->norm, m->c.eps, n, m->c.hidden);
+    d->linear(d, t->logits, t->hn, m->head, m->head_b, n, false);
+    return d->tensor_read(d, t->logits, 0, logits, (size_t)n * (size_t)out, e);
 }
 
 /* ---- taking tensors out ---- */

@@ -67,6 +67,10 @@ void trainable_close(struct trainable *t); /* the model stays as it is; full: wi
 int64_t trainable_activation_bytes(const struct model_config *c, int rows, int head_rows, bool recompute);
 int64_t trainable_state_bytes(const struct trainable *t);
 
+/* How many numbers of a model would be trained, and how many it has (without reading any). */
+int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all);
+
+struct device *trainable_device(const struct trainable *t);
 size_t trainable_params(const struct trainable *t);
 struct param *trainable_param(struct trainable *t, size_t i);
 
@@ -80,18 +84,18 @@ struct train_batch {
 };
 
 /* Sum of losses over the rows with a target into *loss (a plain sum; NaN is the caller's to refuse). scale != 0:
- * gradients of scale * loss are added to grad. 0: forward only. */
+ * gradients of scale * loss are added to grad. 0: forward only, without dropout. */
 int trainable_pass(struct trainable *t, const struct train_batch *b, float scale, double *loss, struct err *e);
+
+/* Logits of the first n rows (at most head_rows), forward only, without dropout, to host memory [n, vocab or labels].
+ */
+int trainable_logits(struct trainable *t, const struct train_batch *b, int n, float *logits, struct err *e);
 
 void trainable_zero(struct trainable *t);    /* grad = 0 */
 void trainable_refresh(struct trainable *t); /* values have changed: what multiplies follows them */
 
-/* LoRA: the base matrices with their branches added, W + scaling B A in F32, over the model's own weights; branches are
- * gone. For merging: tensors by Hugging Face name through trainable_tensor afterwards. */
-struct st_entry;
-
-/* A whole tensor of the checkpoint as it stands now (merged, if merge), in F32, by its Hugging Face name; values is
- * [rows, cols], the caller frees it. */
+/* A whole tensor of the checkpoint as it stands now (with LoRA and merge: W + scaling B A, summed in double), in F32,
+ * by its Hugging Face name; values is [rows, cols], the caller frees it. */
 int trainable_tensor(struct trainable *t, const char *name, bool merge, float **values, int64_t *n, struct err *e);
 
 /* Scaling of the adapter: alpha / r or alpha / sqrt(r). */
