@@ -87,6 +87,8 @@ static int check_folder(const char *dir, struct buf *problems)
     struct err e = { "" };
     int bad = 0, n;
     size_t from;
+    if (!has_file(dir, "config.json") && has_file(dir, "run.json"))
+        return folder_check(dir, problems); /* train's: adapter and model lie below */
     if (!has_file(dir, "config.json")) {
         buf_printf(problems, "%s: is a folder without config.json, so no model: name files, or --all %s\n", dir, dir);
         return 1;

@@ -15,7 +15,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-static const char run_name[] = "run.json";
+static const char run_name[] = "run.json", log_name[] = "metrics.jsonl";
 
 struct folder {
     char *dir, *part;
@@ -57,6 +57,40 @@ static int list_files(struct list *l, const char *dir, struct err *e)
     closedir(d);
     if (l->n)
         qsort(l->name, l->n, sizeof *l->name, by_name);
+    return 0;
+}
+
+/* The names that count, those of folders in the folder as "adapter/adapter_config.json": all but run.json and
+ * metrics.jsonl, which hold clocks. */
+static int list_below(struct list *l, const char *dir, const char *below, struct err *e)
+{
+    struct list here;
+    int rc = list_files(&here, dir, e);
+    for (size_t i = 0; rc == 0 && i < here.n; i++) {
+        char *path = path_join(dir, here.name[i]);
+        struct buf name = BUF_INIT;
+        buf_printf(&name, "%s%s", below, here.name[i]);
+        if (file_is_dir(path)) {
+            buf_putc(&name, '/');
+            rc = list_below(l, path, name.s, e);
+        } else if (strcmp(here.name[i], log_name) != 0) {
+            l->name = xreallocarray(l->name, l->n + 1, sizeof *l->name);
+            l->name[l->n++] = xstrdup(name.s);
+        }
+        buf_release(&name);
+        free(path);
+    }
+    list_release(&here);
+    return rc;
+}
+
+static int list_tree(struct list *l, const char *dir, struct err *e)
+{
+    *l = (struct list){ NULL, 0 };
+    if (list_below(l, dir, "", e) < 0) {
+        list_release(l);
+        return -1;
+    }
     return 0;
 }
 
@@ -170,7 +204,7 @@ static int describe(const char *dir, struct buf *lines, struct buf *json, int64_
 {
     struct list l;
     int rc = 0;
-    if (list_files(&l, dir, e) < 0)
+    if (list_tree(&l, dir, e) < 0)
         return -1;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
         char *path = path_join(dir, l.name[i]), hex[HASH_HEX];
@@ -192,11 +226,11 @@ static int describe(const char *dir, struct buf *lines, struct buf *json, int64_
     return rc;
 }
 
-static int write_run(const struct folder *f, struct manifest *m, struct err *e)
+int folder_describe(const char *dir, struct manifest *m, struct err *e)
 {
     struct buf lines = BUF_INIT, files = BUF_INIT, counts = BUF_INIT, text = BUF_INIT;
     int64_t bytes = 0;
-    int rc = describe(f->part, &lines, &files, &bytes, e);
+    int rc = describe(dir, &lines, &files, &bytes, e);
     if (rc == 0) {
         buf_printf(&counts, "{\"files\": {%s}", files.s ? files.s : "");
         if (m->counts && *m->counts)
@@ -209,7 +243,7 @@ static int write_run(const struct folder *f, struct manifest *m, struct err *e)
         hash_hex(hash_bytes(lines.s ? lines.s : "", lines.len), m->output);
         hash_hex(manifest_key(m, true), m->key);
         manifest_write(m, &text);
-        char *path = path_join(f->part, run_name);
+        char *path = path_join(dir, run_name);
         rc = file_write_atomic(path, text.s, text.len, e);
         free(path);
     }
@@ -222,7 +256,7 @@ static int write_run(const struct folder *f, struct manifest *m, struct err *e)
 
 int folder_commit(struct folder *f, struct manifest *m, struct err *e)
 {
-    if (write_run(f, m, e) < 0 || sync_path(f->part, e) < 0)
+    if (folder_describe(f->part, m, e) < 0 || sync_path(f->part, e) < 0)
         return -1;
     char *old = beside(f->dir, ".old");
     int rc = 0;
@@ -293,7 +327,7 @@ static int check_strangers(const char *dir, struct json files, struct buf *probl
     struct err e = { "" };
     struct json v;
     int bad = 0;
-    if (list_files(&l, dir, &e) < 0) {
+    if (list_tree(&l, dir, &e) < 0) {
         buf_printf(problems, "%s\n", e.msg);
         return 1;
     }

@@ -5,9 +5,10 @@
  *     folder_commit(f, &manifest, &e);             // run.json with a hash per file; then it is out/model
  *     folder_close(f);                             // without commit: nothing stays
  *
- * run.json is a manifest (manifest.h) whose counts begin with "files": {NAME: HASH, ...} (raw bytes, sorted by name),
- * and whose output is the hash of the lines "NAME HASH\n". A folder that is in the way is replaced if it has a run.json
- * itself (it is an artefact); anything else is refused. */
+ * run.json is a manifest (manifest.h) whose counts begin with "files": {NAME: HASH, ...} (raw bytes, sorted by name;
+ * files of folders in it as "adapter/NAME"), and whose output is the hash of the lines "NAME HASH\n". Files called
+ * run.json and metrics.jsonl are not among them: they hold clocks. A folder that is in the way is replaced if it has a
+ * run.json itself (it is an artefact); anything else is refused. */
 #ifndef LATENT_FOLDER_H
 #define LATENT_FOLDER_H
 
@@ -26,6 +27,9 @@ const char *folder_path(const struct folder *f); /* "out/model.part" */
  * output, counts, records and bytes are filled in. */
 int folder_commit(struct folder *f, struct manifest *m, struct err *e);
 void folder_close(struct folder *f); /* NULL is fine */
+
+/* The same run.json for a folder in the folder that is a model of its own; before the commit. */
+int folder_describe(const char *dir, struct manifest *m, struct err *e);
 
 /* Is dir there, made under this key, every file as it was written? */
 bool folder_is_current(const char *dir, const char *key);

@@ -75,7 +75,7 @@ int stage_stopped(struct stage *st, struct err *e)
 }
 
 /* A shell's background job starts with SIGINT ignored: leave that. */
-static void catch_signals(void)
+void stage_catch_signals(void)
 {
     struct sigaction sa = { .sa_handler = on_signal }, old;
     sigemptyset(&sa.sa_mask);
@@ -380,7 +380,7 @@ int stage_open(struct stage **out, const struct stage_spec *s, struct err *e)
         stage_close(st);
         return -1;
     }
-    catch_signals();
+    stage_catch_signals();
     *out = st;
     return STAGE_RUN;
 }
@@ -533,20 +533,20 @@ static int emit_journal(struct output *o, struct err *e)
 /* ---- commit ---- */
 
 /* The piped input's bytes must be some run's output; files are looked at by verify. */
-static int check_provenance(struct stage *st, struct err *e)
+int stage_check_input(const struct rec_reader *in, bool require, struct err *e)
 {
-    for (int i = 0; i < rec_inputs(st->in); i++) {
-        if (strcmp(rec_input_name(st->in, i), "standard input") != 0)
+    for (int i = 0; i < rec_inputs(in); i++) {
+        if (strcmp(rec_input_name(in, i), "standard input") != 0)
             continue;
         char hex[HASH_HEX];
-        hash_hex(rec_input_hash(st->in, i), hex);
+        hash_hex(rec_input_hash(in, i), hex);
         /* All empty outputs have one hash, so a log entry proves nothing about this one. */
-        if (st->require_provenance && hash_equal(rec_input_hash(st->in, i), hash_bytes("", 0)))
+        if (require && hash_equal(rec_input_hash(in, i), hash_bytes("", 0)))
             return err_set(e, "standard input: is empty: the program before this one failed or had nothing to say "
                               "(--require-provenance)");
         if (runlog_has(hex))
             continue;
-        if (st->require_provenance)
+        if (require)
             return err_set(e,
                            "standard input: no run in the log made these bytes: the program before this one failed or "
                            "is foreign (--require-provenance)");
@@ -571,7 +571,7 @@ static int finish_input(struct stage *st, struct err *e)
             manifest_add_input(&st->out[k].m, rec_input_name(st->in, i), "", rec_input_hash(st->in, i));
         hash_hex(manifest_key(&st->out[k].m, true), st->out[k].m.key);
     }
-    return check_provenance(st, e);
+    return stage_check_input(st->in, st->require_provenance, e);
 }
 
 static int commit_stdout(struct output *o, struct err *e)

@@ -97,6 +97,11 @@ void stage_close(struct stage *st); /* NULL is fine */
 
 uint64_t stage_resumed(const struct stage *st); /* units taken back from the journal so far */
 
+/* For programs whose output is no file of records (train): the checks and signals of a stage without one. Everything
+ * has been read from in; piped bytes that no run in the log made are warned of, or with `require` are an error. */
+int stage_check_input(const struct rec_reader *in, bool require, struct err *e);
+void stage_catch_signals(void);
+
 /* SIGINT or SIGTERM has come: finish the record in hand, then fail with stage_stopped (always -1). A second signal
  * kills. */
 bool stage_interrupted(void);
