@@ -1,0 +1,110 @@
+/* memory.c - see memory.h. */
+#include "train/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "io/safetensors.h"
+#include "model/parts.h"
+
+int memory_parse(const char *text, int64_t *bytes, struct err *e)
+{
+    char *end;
+    double v = strtod(text, &end);
+    static const char units[] = "KMGT";
+    const char *u = *end ? strchr(units, *end) : NULL;
+    if (end == text || !(v > 0) || (*end && (!u || end[1])) || v > 1e15)
+        return err_set(e, "%s: expected a size such as 512M or 8G", text);
+    for (int i = 0; u && i <= u - units; i++)
+        v *= 1024;
+    *bytes = (int64_t)v;
+    return 0;
+}
+
+static int64_t file_bytes(const struct model *m)
+{
+    int64_t n = 0;
+    for (size_t i = 0; m->st && i < safetensors_count(m->st); i++)
+        n += (int64_t)safetensors_at(m->st, i)->bytes;
+    return n;
+}
+
+void memory_plan(struct memory_plan *p, struct model *m, const struct trainable_options *o)
+{
+    *p = (struct memory_plan){ .rows = o->max_rows };
+    p->trained = trainable_count(m, o->lora, &p->all);
+    int64_t mapped = file_bytes(m);
+    /* packed twice: for the way there and the way back; two bytes stay two bytes */
+    p->weights = o->lora ? 3 * mapped : mapped + 8 * p->all;
+    p->state = 16 * p->trained;
+    p->activations =
+        trainable_activation_bytes(&m->c, o->max_rows, o->max_rows < 1024 ? o->max_rows : 1024, o->recompute);
+    p->total = p->weights + p->state + p->activations;
+}
+
+static void put_size(struct buf *b, int64_t bytes)
+{
+    if (bytes >= INT64_C(10) << 30)
+        buf_printf(b, "%.1f GiB", (double)bytes / (1 << 30));
+    else
+        buf_printf(b, "%.1f MiB", (double)bytes / (1 << 20));
+}
+
+void memory_text(const struct memory_plan *p, struct buf *out)
+{
+    buf_printf(out, "trains %lld of %lld numbers; memory: weights ", (long long)p->trained, (long long)p->all);
+    put_size(out, p->weights);
+    buf_puts(out, ", state ");
+    put_size(out, p->state);
+    buf_printf(out, ", passes of %d tokens ", p->rows);
+    put_size(out, p->activations);
+    buf_puts(out, ", together ");
+    put_size(out, p->total);
+}
+
+/* The most rows of a pass that fit, or 0. */
+static int most_rows(struct model *m, const struct trainable_options *o, int64_t limit)
+{
+    int low = 0, high = o->max_rows;
+    while (low < high) {
+        struct memory_plan p;
+        struct trainable_options try = *o;
+        try.max_rows = low + (high - low + 1) / 2;
+        memory_plan(&p, m, &try);
+        if (p.total <= limit)
+            low = try.max_rows;
+        else
+            high = try.max_rows - 1;
+    }
+    return low;
+}
+
+int memory_check(const struct memory_plan *p, struct model *m, const struct trainable_options *o, int64_t limit,
+                 struct err *e)
+{
+    int64_t machine = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    struct buf b = BUF_INIT;
+    if (limit == 0) {
+        if (p->total > machine)
+            log_warn("this is more than the machine's %lld MiB", (long long)(machine >> 20));
+        return 0;
+    }
+    if (p->total <= limit)
+        return 0;
+    int rows = most_rows(m, o, limit);
+    put_size(&b, p->total);
+    if (rows)
+        err_set(e, "%s are needed, more than --memory: --pass-tokens %d fits (and --max-length must not be above it)%s",
+                b.s, rows, o->recompute ? "" : "; --recompute needs less");
+    else
+        err_set(e,
+                "%s are needed, more than --memory, and a smaller pass does not help: weights and state alone are "
+                "too large%s",
+                b.s, o->lora ? "" : "; --method lora needs less");
+    buf_release(&b);
+    return -1;
+}

@@ -1,0 +1,601 @@
+/* train - a model out of rows: LoRA or full, from a checkpoint or from nothing. See latent-train(1). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "io/folder.h"
+#include "model/locate.h"
+#include "tools/tool.h"
+#include "train/memory.h"
+#include "train/output.h"
+#include "train/run.h"
+
+static struct {
+    const char *model, *init, *tokenizer, *adapter, *preset, *method, *targets, *scheduler, *pieces, *dtype, *memory;
+    int64_t rank, batch_rows, batch_tokens, accumulate, pass_tokens, max_length, max_steps, eval_every, save_every,
+        limit, show;
+    double alpha, dropout, lr, epochs, warmup, decay, max_norm, eval_ratio;
+    bool rslora, raw, cut_middle, recompute;
+} o = { .method = "lora",
+        .targets = "all-linear",
+        .scheduler = "cosine",
+        .pieces = "every",
+        .dtype = "auto",
+        .rank = 8,
+        .alpha = 16,
+        .batch_rows = 8,
+        .accumulate = 1,
+        .pass_tokens = 4096,
+        .max_length = 2048,
+        .limit = -1,
+        .show = 3,
+        .lr = 5e-5,
+        .epochs = 3,
+        .warmup = 0.1,
+        .max_norm = 1 };
+
+static const struct opt opts[] = {
+    OPT_ROW_GROUP("Model"),
+    OPT_ROW_STRING("model", 'm', &o.model, "DIR", "checkpoint to start from; else $MODEL, else embedded:reasoner",
+                   OPT_RUN),
+    OPT_ROW_STRING("init", 0, &o.init, "FILE", "start from nothing, with the shape of this config.json", OPT_RUN),
+    OPT_ROW_STRING("tokenizer", 0, &o.tokenizer, "DIR", "with --init: whose tokenizer and chat template", OPT_RUN),
+    OPT_ROW_CHOICE("method", 0, &o.method, "lora|full", "what is trained: low-rank adapters, or every weight",
+                   OPT_RESULT),
+    OPT_ROW_INT("lora-rank", 0, &o.rank, "N", "rank of the adapters", OPT_RESULT, 1, 4096),
+    OPT_ROW_REAL("lora-alpha", 0, &o.alpha, "X", "adapters count alpha / rank", OPT_RESULT, 1e-6, 1e6),
+    OPT_ROW_REAL("lora-dropout", 0, &o.dropout, "P", "share of an adapter's inputs that is dropped", OPT_RESULT, 0,
+                 0.99),
+    OPT_ROW_STRING("lora-targets", 0, &o.targets, "NAMES", "all-linear, or names: q_proj,k_proj,v_proj,o_proj",
+                   OPT_RESULT),
+    OPT_ROW_FLAG("rslora", 0, &o.rslora, "adapters count alpha / sqrt(rank)", OPT_RESULT),
+    OPT_ROW_STRING("adapter", 0, &o.adapter, "DIR", "go on from this adapter", OPT_RUN),
+    OPT_ROW_CHOICE("dtype", 0, &o.dtype, "auto|float32|bfloat16", "of the weights that are written; auto: the base's",
+                   OPT_RESULT),
+    OPT_ROW_GROUP("Rows"),
+    OPT_ROW_INT("limit", 'n', &o.limit, "N", "only the first N rows; -1: all", OPT_RESULT, -1, 1e15),
+    OPT_ROW_INT("max-length", 0, &o.max_length, "N", "rows of more tokens are dropped", OPT_RESULT, 2, 1e8),
+    OPT_ROW_FLAG("cut-middle", 0, &o.cut_middle, "or lose the middle of their reasoning", OPT_RESULT),
+    OPT_ROW_FLAG("raw-text", 0, &o.raw, "question, blank, answer, without the chat template", OPT_RESULT),
+    OPT_ROW_CHOICE("label-pieces", 0, &o.pieces, "every|first", "words: which of its pieces have a word's label",
+                   OPT_RESULT),
+    OPT_ROW_REAL("eval-ratio", 0, &o.eval_ratio, "R", "share of the questions that is set aside", OPT_RESULT, 0, 0.99),
+    OPT_ROW_GROUP("Steps"),
+    OPT_ROW_REAL("lr", 0, &o.lr, "X", "learning rate", OPT_RESULT, 0, 100),
+    OPT_ROW_REAL("epochs", 0, &o.epochs, "X", "times every row is seen", OPT_RESULT, 0, 1e6),
+    OPT_ROW_INT("max-steps", 0, &o.max_steps, "N", "steps instead of epochs; 0: epochs", OPT_RESULT, 0, 1e9),
+    OPT_ROW_INT("batch-rows", 'b', &o.batch_rows, "N", "rows of a batch", OPT_RESULT, 1, 1e9),
+    OPT_ROW_INT("batch-tokens", 0, &o.batch_tokens, "N", "tokens of a batch instead; 0: rows", OPT_RESULT, 0, 1e12),
+    OPT_ROW_INT("accumulate", 0, &o.accumulate, "N", "batches of a step", OPT_RESULT, 1, 1e9),
+    OPT_ROW_INT("pass-tokens", 0, &o.pass_tokens, "N", "tokens that are packed into one pass", OPT_RESULT, 1, 1e8),
+    OPT_ROW_CHOICE("scheduler", 0, &o.scheduler, SCHEDULES, "how the learning rate goes", OPT_RESULT),
+    OPT_ROW_REAL("warmup", 0, &o.warmup, "R", "share of the steps in which it rises", OPT_RESULT, 0, 1),
+    OPT_ROW_REAL("weight-decay", 0, &o.decay, "X", "of matrices", OPT_RESULT, 0, 100),
+    OPT_ROW_REAL("max-grad-norm", 0, &o.max_norm, "X", "gradients are cut to this norm; 0: never", OPT_RESULT, 0, 1e9),
+    OPT_ROW_INT("eval-every", 0, &o.eval_every, "N", "steps between evaluations; 0: every epoch", OPT_RESULT, 0, 1e9),
+    OPT_ROW_GROUP("Run"),
+    OPT_ROW_STRING("preset", 0, &o.preset, "FILE", "options from a file; the command line wins", OPT_RUN),
+    OPT_ROW_INT("save-every", 0, &o.save_every, "N", "steps between checkpoints; 0: every epoch", OPT_RUN, 0, 1e9),
+    OPT_ROW_FLAG("recompute", 0, &o.recompute, "keep less, compute layers twice: a third slower", OPT_RUN),
+    OPT_ROW_STRING("memory", 0, &o.memory, "BYTES", "refuse a run that needs more: 8G", OPT_RUN),
+    OPT_ROW_INT("show", 0, &o.show, "N", "rows that are shown first", OPT_RUN, 0, 1000),
+    OPT_ROW_END,
+};
+
+/* ---- presets: NAME VALUE a line, # comments ---- */
+
+static int read_preset(const char *path, struct err *e)
+{
+    static struct buf text; /* options borrow from it */
+    int line = 0;
+    struct opt_list seen = { .n = 0 };
+    if (file_read(&text, path, 1 << 20, e) < 0)
+        return -1;
+    for (char *p = text.s, *next; p && *p; p = next) {
+        next = p + strcspn(p, "\n");
+        if (*next)
+            *next++ = '\0';
+        line++;
+        p += strspn(p, " \t");
+        for (char *end = p + strlen(p); end > p && strchr(" \t\r", end[-1]);)
+            *--end = '\0';
+        if (*p == '\0' || *p == '#')
+            continue;
+        char *value = p + strcspn(p, " \t=");
+        if (*value)
+            *value++ = '\0';
+        value += strspn(value, " \t=");
+        for (size_t i = 0; i < seen.n; i++)
+            if (strcmp(seen.v[i], p) == 0)
+                return err_set(e, "%s:%d: %s stands twice", path, line, p);
+        if (seen.n < sizeof seen.v / sizeof *seen.v)
+            seen.v[seen.n++] = p;
+        if (!opt_given(tool_options(), p) && opt_set(tool_options(), p, value, e) < 0)
+            return err_prefix(e, "%s:%d", path, line);
+    }
+    return 0;
+}
+
+static int check(struct err *e)
+{
+    if (!common.output || strcmp(common.output, "-") == 0)
+        return tool_misuse(e, "a model is a folder: -o DIR is needed");
+    if (o.init && !o.tokenizer)
+        return tool_misuse(e, "--init: a tokenizer is needed: --tokenizer DIR");
+    if (o.tokenizer && !o.init)
+        return tool_misuse(e, "--tokenizer is for --init: a checkpoint has its own");
+    if (o.init && o.model)
+        return tool_misuse(e, "--init starts from nothing, --model from a checkpoint: give one");
+    if (o.init && opt_given(tool_options(), "method") && strcmp(o.method, "lora") == 0)
+        return tool_misuse(e, "--init: there is nothing that adapters could be added to: --method full");
+    if (o.adapter && strcmp(o.method, "lora") != 0)
+        return tool_misuse(e, "--adapter is for --method lora");
+    if (o.epochs <= 0 && o.max_steps == 0)
+        return tool_misuse(e, "--epochs 0: nothing would be trained");
+    if (o.init)
+        o.method = "full";
+    return 0;
+}
+
+/* ---- one run ---- */
+
+struct train {
+    const struct tool *tool;
+    struct model_place place; /* with --init: dir is the folder of the config */
+    const char *tokenizer;    /* folder */
+    struct model_config config;
+    struct lora_options lora;
+    struct rec_reader *in;
+    struct rows *rows;
+    struct batches *batches;
+    struct device *d;
+    struct model *m;
+    struct trainable *t;
+    struct optimizer opt;
+    struct manifest manifest;
+    struct pass probe; /* the first rows, for the drift */
+    float *logits;
+    int nprobe;
+    int64_t rejected;
+};
+
+static bool is_lora(void)
+{
+    return strcmp(o.method, "lora") == 0;
+}
+
+static int add_side(struct manifest *m, const char *role, const char *dir, const char *name, struct err *e)
+{
+    struct hash128 h;
+    char *path = name ? path_join(dir, name) : xstrdup(dir);
+    int rc = hash_file(path, false, &h, e);
+    if (rc == 0)
+        manifest_add_input(m, path, role, h);
+    free(path);
+    return rc;
+}
+
+/* Everything of the key but the rows. */
+static int describe(struct train *t, struct err *e)
+{
+    struct manifest *m = &t->manifest;
+    struct buf b = BUF_INIT;
+    time_t clock = time(NULL);
+    struct tm tm;
+    char now[32];
+    strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&clock, &tm));
+    *m = (struct manifest){ .result = t->tool->result };
+    m->started = xstrdup(now);
+    m->program = xstrdup(t->tool->name);
+    m->version = xstrdup(LATENT_VERSION);
+    m->numerics = xstrdup(device_numerics(common.device));
+    m->part = xstrdup("");
+    buf_putc(&b, '{');
+    opt_result_json(tool_options(), &b);
+    buf_putc(&b, '}');
+    m->options = buf_take(&b);
+    if (!o.init)
+        manifest_add_model(m, "model", t->place.name, t->place.fingerprint);
+    if ((o.init && (add_side(m, "init", t->place.dir, "config.json", e) < 0 ||
+                    add_side(m, "tokenizer", t->tokenizer, "tokenizer.json", e) < 0)) ||
+        (o.adapter && add_side(m, "adapter", o.adapter, "adapter_model.safetensors", e) < 0))
+        return -1;
+    return 0;
+}
+
+/* With files as input the key is known before they are read. 1: nothing to do. */
+static int already_there(struct train *t, int nfiles, char **files, struct err *e)
+{
+    struct manifest *m = &t->manifest;
+    bool piped = nfiles == 0;
+    for (int i = 0; i < nfiles; i++)
+        piped |= strcmp(files[i], "-") == 0;
+    if (piped && common.plan)
+        printf("%s unknown\n", common.output);
+    if (piped)
+        return common.plan;
+    int before = m->ninputs;
+    for (int i = 0; i < nfiles; i++) {
+        struct hash128 h;
+        if (common.plan && !file_exists(files[i])) {
+            printf("%s unknown\n", common.output);
+            return 1;
+        }
+        if (hash_file(files[i], true, &h, e) < 0)
+            return -1;
+        manifest_add_input(m, files[i], "", h);
+    }
+    hash_hex(manifest_key(m, true), m->key);
+    bool current = folder_is_current(common.output, m->key);
+    if (common.plan)
+        printf("%s %s %s\n", common.output, m->key, current ? "up-to-date" : "run");
+    else if (current)
+        log_info("%s is up to date", common.output);
+    while (m->ninputs > before) { /* the reader's own hashes count */
+        m->ninputs--;
+        free(m->input[m->ninputs].name);
+        free(m->input[m->ninputs].role);
+    }
+    return common.plan || current;
+}
+
+/* ---- rows ---- */
+
+static int read_rows(struct train *t, int nfiles, char **files, struct err *e)
+{
+    struct rec r;
+    int64_t left = o.limit < 0 ? INT64_MAX : o.limit;
+    int most = (int)(t->config.max_positions - (t->config.encoder ? t->config.position_base : 0)), got;
+    struct rows_spec spec = { .dir = t->tokenizer,
+                              .config = &t->config,
+                              .max_length = o.max_length < most ? (int)o.max_length : most,
+                              .cut_middle = o.cut_middle,
+                              .first_piece = strcmp(o.pieces, "first") == 0,
+                              .raw = o.raw };
+    if (rows_open(&t->rows, &spec, e) < 0 || rec_open(&t->in, (const char *const *)files, nfiles, e) < 0)
+        return -1;
+    while ((got = rec_read(t->in, &r, e)) != 0) {
+        if (got == -1 || (got == REC_BAD && !common.keep_going))
+            return -1;
+        if (stage_interrupted())
+            return err_set(e, "interrupted");
+        if (left-- <= 0)
+            continue; /* to the end: the hash names all of it */
+        if (got == REC_BAD || rows_add(t->rows, &r, e) < 0) {
+            if (!common.keep_going)
+                return -1;
+            log_warn("%s", e->msg);
+            t->rejected++;
+        }
+    }
+    for (int i = 0; i < rec_inputs(t->in); i++)
+        manifest_add_input(&t->manifest, rec_input_name(t->in, i), "", rec_input_hash(t->in, i));
+    hash_hex(manifest_key(&t->manifest, true), t->manifest.key);
+    if (t->rows->dropped)
+        log_warn("%llu rows are longer than %d tokens and are dropped", (unsigned long long)t->rows->dropped,
+                 spec.max_length);
+    if (t->rows->cut)
+        log_info("%llu rows lost the middle of their reasoning", (unsigned long long)t->rows->cut);
+    return stage_check_input(t->in, common.require_provenance, e);
+}
+
+static int show_rows(struct train *t, struct err *e)
+{
+    struct buf b = BUF_INIT;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && !common.quiet && i < t->rows->n && i < (size_t)o.show; i++) {
+        buf_reset(&b);
+        rc = rows_show(t->rows, i, 300, &b, e);
+        if (rc == 0)
+            log_info("row %zu: %s", i + 1, b.s);
+    }
+    buf_release(&b);
+    return rc;
+}
+
+/* ---- the model ---- */
+
+static int open_model(struct train *t, struct err *e)
+{
+    if (device_open(&t->d, common.device, (int)common.threads, e) < 0)
+        return -1;
+    return o.init ? model_open_blank(&t->m, t->place.dir, t->d, e) : model_open(&t->m, t->place.dir, t->d, e);
+}
+
+static int open_trainable(struct train *t, struct err *e)
+{
+    int rows = batches_largest_pass(t->batches);
+    struct memory_plan plan;
+    t->lora = (struct lora_options){
+        .rank = (int)o.rank, .alpha = o.alpha, .rslora = o.rslora, .dropout = o.dropout, .targets = o.targets
+    };
+    struct trainable_options to = { .lora = is_lora() ? &t->lora : NULL,
+                                    .adapter = o.adapter,
+                                    .seed = (uint64_t)common.seed,
+                                    .max_rows = rows,
+                                    .recompute = o.recompute };
+    int64_t limit = 0;
+    if (o.memory && memory_parse(o.memory, &limit, e) < 0)
+        return err_prefix(e, "--memory");
+    memory_plan(&plan, t->m, &to);
+    struct buf b = BUF_INIT;
+    memory_text(&plan, &b);
+    log_info("%s", b.s);
+    buf_release(&b);
+    if (memory_check(&plan, t->m, &to, limit, e) < 0)
+        return -1;
+    return trainable_open(&t->t, t->m, &to, e) < 0 || optimizer_open(&t->opt, t->t, t->d, o.decay, o.max_norm, e) < 0
+               ? -1
+               : 0;
+}
+
+/* Logits of the first rows as they were trained. */
+static int take_probe(struct train *t, struct err *e)
+{
+    const struct batches *b = t->batches;
+    pass_fill(&t->probe, t->rows, b->train, b->ntrain > 4 ? 4 : b->ntrain,
+              t->rows->row[b->train[0]].n); /* one row, or more while they are short */
+    int width = t->config.encoder ? t->config.labels : t->config.vocab;
+    t->nprobe = t->probe.b.rows < 128 ? t->probe.b.rows : 128;
+    t->logits = xreallocarray(NULL, (size_t)t->nprobe * (size_t)width, sizeof *t->logits);
+    return trainable_logits(t->t, &t->probe.b, t->nprobe, t->logits, e);
+}
+
+/* ---- the output ---- */
+
+static enum output_dtype dtype_of(const char *word)
+{
+    return strcmp(word, "float32") == 0 ? OUTPUT_F32 : strcmp(word, "bfloat16") == 0 ? OUTPUT_BF16 : OUTPUT_BASE;
+}
+
+static int write_model(struct train *t, const char *dir, struct err *e)
+{
+    return output_model(dir, t->t, t->m, t->place.dir, dtype_of(o.dtype), e) < 0 ||
+                   output_tokenizer(dir, t->tokenizer, e) < 0
+               ? -1
+               : 0;
+}
+
+static int make_folder(const char *dir, struct err *e)
+{
+    return mkdir(dir, 0777) < 0 ? err_errno(e, "%s: cannot make the folder", dir) : 0;
+}
+
+static void close_model(struct train *t)
+{
+    optimizer_close(&t->opt);
+    trainable_close(t->t);
+    model_close(t->m);
+    t->t = NULL;
+    t->m = NULL;
+}
+
+/* Puts the metrics into the folder; they may hold clocks, the folder's hash leaves them out. */
+static int copy_metrics(const struct checkpoint *c, const char *part, struct err *e)
+{
+    char *from = checkpoint_metrics_path(c), *to = path_join(part, "metrics.jsonl");
+    struct buf b = BUF_INIT;
+    int rc = file_read(&b, from, 0, e);
+    if (rc == 0)
+        rc = file_write_atomic(to, b.s ? b.s : "", b.len, e);
+    buf_release(&b);
+    free(from);
+    free(to);
+    return rc;
+}
+
+static void put_counts(struct train *t, const struct run_result *r, const struct drift *d, const char *fingerprint)
+{
+    struct buf b = BUF_INIT;
+    free(t->manifest.counts);
+    buf_printf(&b, "\"fingerprint\": \"%s\", \"rows\": %u, \"eval_rows\": %u, \"dropped\": %llu, \"cut\": %llu, ",
+               fingerprint, t->batches->ntrain, t->batches->neval, (unsigned long long)t->rows->dropped,
+               (unsigned long long)t->rows->cut);
+    buf_printf(&b, "\"rejected\": %lld, \"steps\": %lld, \"tokens\": %lld, \"loss\": ", (long long)t->rejected,
+               (long long)t->batches->steps, (long long)r->tokens);
+    json_put_double(&b, r->loss);
+    if (r->best_step) {
+        buf_printf(&b, ", \"best_step\": %lld, \"eval_loss\": ", (long long)r->best_step);
+        json_put_double(&b, r->eval_loss);
+    }
+    buf_puts(&b, ", \"drift_max\": ");
+    json_put_double(&b, d->most);
+    buf_puts(&b, ", \"drift_mean\": ");
+    json_put_double(&b, d->mean);
+    t->manifest.counts = buf_take(&b);
+    t->manifest.seconds = log_seconds();
+}
+
+static int write_parts(struct train *t, const char *part, const char *adapter, const char *model, struct err *e)
+{
+    if (!is_lora())
+        return write_model(t, part, e);
+    return make_folder(adapter, e) < 0 || make_folder(model, e) < 0 ||
+                   output_adapter(adapter, t->t, &t->lora, t->config.encoder, t->place.name, e) < 0 ||
+                   output_tokenizer(adapter, t->tokenizer, e) < 0 || write_model(t, model, e) < 0
+               ? -1
+               : 0;
+}
+
+static int write_output(struct train *t, const struct checkpoint *c, const struct run_result *r, struct err *e)
+{
+    struct folder *f;
+    struct drift drift;
+    char fingerprint[33];
+    if (folder_open(&f, common.output, e) < 0)
+        return -1;
+    const char *part = folder_path(f);
+    char *adapter = path_join(part, "adapter"), *merged = path_join(part, "merged");
+    const char *model = is_lora() ? merged : part;
+    int width = t->config.encoder ? t->config.labels : t->config.vocab;
+    int rc = take_probe(t, e);
+    if (rc == 0)
+        rc = write_parts(t, part, adapter, model, e);
+    if (rc == 0) {
+        close_model(t);
+        rc = output_drift(model, t->d, &t->probe.b, t->nprobe, width, t->logits, &drift, e);
+    }
+    if (rc == 0 && (copy_metrics(c, part, e) < 0 || model_fingerprint(model, fingerprint, e) < 0))
+        rc = -1;
+    if (rc == 0) {
+        log_info("what was written, against what was trained: logits of %d tokens differ by %.3g at most, %.3g in the "
+                 "mean (largest logit %.3g)",
+                 drift.tokens, drift.most, drift.mean, drift.scale);
+        put_counts(t, r, &drift, fingerprint);
+        if (is_lora() && (rc = folder_describe(merged, &t->manifest, e)) == 0)
+            put_counts(t, r, &drift, fingerprint);
+    }
+    if (rc == 0)
+        rc = folder_commit(f, &t->manifest, e);
+    folder_close(f);
+    free(adapter);
+    free(merged);
+    return rc;
+}
+
+/* ---- the run ---- */
+
+static int64_t widest(const struct model_config *c)
+{
+    int64_t w = c->hidden, q = (int64_t)c->heads * c->head_dim;
+    if (q > w)
+        w = q;
+    return c->ffn > w ? c->ffn : w;
+}
+
+static int train(struct train *t, struct checkpoint *c, struct err *e)
+{
+    struct run_options ro = { .lr = o.lr,
+                              .warmup_ratio = o.warmup,
+                              .schedule = schedule_of(o.scheduler),
+                              .save_every = o.save_every,
+                              .eval_every = o.eval_every,
+                              .stop = stage_interrupted,
+                              .width = widest(&t->config) };
+    struct run_result result;
+    if (open_trainable(t, e) < 0 || train_run(t->t, &t->opt, t->batches, c, &ro, &result, e) < 0 ||
+        write_output(t, c, &result, e) < 0)
+        return -1;
+    log_info("%s: %lld steps, loss %.4f, %lld tokens, %.0f tokens/s", common.output, (long long)t->batches->steps,
+             result.loss, (long long)result.tokens, result.seconds > 0 ? (double)result.tokens / result.seconds : 0);
+    return 0;
+}
+
+static char *checkpoint_dir(const struct train *t)
+{
+    struct buf b = BUF_INIT;
+    size_t n = strlen(common.output);
+    while (n > 1 && common.output[n - 1] == '/')
+        n--;
+    buf_printf(&b, "%.*s.%.16s.checkpoint", (int)n, common.output, t->manifest.key);
+    return buf_take(&b);
+}
+
+static int run_rows(struct train *t, struct err *e)
+{
+    struct batch_spec spec = { .seed = (uint64_t)common.seed,
+                               .eval_ratio = o.eval_ratio,
+                               .batch_rows = o.batch_rows,
+                               .batch_tokens = o.batch_tokens,
+                               .accumulate = o.accumulate,
+                               .pass_tokens = (int)o.pass_tokens,
+                               .epochs = o.epochs,
+                               .max_steps = o.max_steps };
+    struct checkpoint *c;
+    if (folder_is_current(common.output, t->manifest.key)) { /* piped rows: known only now */
+        log_info("%s is up to date", common.output);
+        return 0;
+    }
+    if (show_rows(t, e) < 0 || batches_open(&t->batches, t->rows, &spec, e) < 0 || open_model(t, e) < 0)
+        return -1;
+    log_info("%u rows, %lld steps; %u rows are set aside; %s on %s (%s)", t->batches->ntrain,
+             (long long)t->batches->steps, t->batches->neval, o.init ? o.init : t->place.name, t->d->name,
+             t->d->numerics);
+    char *dir = checkpoint_dir(t);
+    int rc = checkpoint_open(&c, dir, e);
+    if (rc == 0) {
+        rc = train(t, c, e);
+        checkpoint_close(c, rc == 0);
+    }
+    free(dir);
+    return rc;
+}
+
+static void release(struct train *t)
+{
+    close_model(t);
+    pass_release(&t->probe);
+    free(t->logits);
+    batches_close(t->batches);
+    rows_close(t->rows);
+    rec_close(t->in);
+    if (t->d)
+        device_close(t->d);
+    manifest_release(&t->manifest);
+    model_config_release(&t->config);
+}
+
+static int run_located(struct train *t, int nfiles, char **files, struct err *e)
+{
+    if (model_config_read(&t->config, t->place.dir, e) < 0)
+        return TOOL_FAILED;
+    int rc = describe(t, e);
+    if (rc == 0)
+        rc = already_there(t, nfiles, files, e);
+    if (rc == 0) {
+        stage_catch_signals();
+        rc = read_rows(t, nfiles, files, e);
+        if (rc == 0)
+            rc = run_rows(t, e);
+    }
+    release(t);
+    return rc < 0 ? TOOL_FAILED : t->rejected ? TOOL_REJECTS : TOOL_OK;
+}
+
+/* The folder of --init: FILE is DIR/config.json, or DIR. */
+static int locate_init(struct model_place *p, struct err *e)
+{
+    *p = (struct model_place){ .name = xstrdup(o.init) };
+    if (file_is_dir(o.init))
+        p->dir = xstrdup(o.init);
+    else if (strcmp(path_base(o.init), "config.json") == 0)
+        p->dir =
+            path_base(o.init) == o.init ? xstrdup(".") : xstrndup(o.init, (size_t)(path_base(o.init) - o.init) - 1);
+    else
+        return err_set(e, "--init %s: expected a config.json, or a folder that has one", o.init);
+    return 0;
+}
+
+static int run(const struct tool *tool, int nfiles, char **files, struct err *e)
+{
+    struct train t = { .tool = tool };
+    if (o.preset && read_preset(o.preset, e) < 0)
+        return TOOL_MISUSE;
+    int rc = check(e);
+    if (rc != 0)
+        return rc;
+    if (o.init ? locate_init(&t.place, e) < 0
+               : model_locate(&t.place, "--model", o.model, "MODEL", "embedded:reasoner", e) < 0)
+        rc = TOOL_FAILED;
+    else
+        t.tokenizer = o.init ? o.tokenizer : t.place.dir;
+    if (rc == 0)
+        rc = run_located(&t, nfiles, files, e);
+    model_place_release(&t.place);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct tool tool = {
+        "train", "[OPTION]... -o DIR [FILE]...", "a model out of rows: LoRA, full, or from nothing", 1, opts, run
+    };
+    return tool_main(&tool, argc, argv);
+}
