@@ -1,0 +1,206 @@
+load lib
+
+M() {
+  echo "$GOLDEN/models/$1"
+}
+
+# rows N: N questions, two rows each.
+rows() {
+  jq -nc --argjson n "$1" 'range($n) as $q | range(2) as $s | {messages: [{role: "user", content: "What is \($q)+\($s)?"},
+    {role: "assistant", content: "Add \($q) and \($s), \("so " * ($q % 5) // "")it is\n\n</think>\n\n\($q + $s)"}],
+    metadata: {source_id: "math_train_\($q)_s\($s)", question_source_id: "math_train_\($q)"}}' >rows
+}
+
+# Every file of a folder but the ones with clocks.
+folder() {
+  (cd "$1" && find . -type f ! -name run.json ! -name metrics.jsonl | LC_ALL=C sort | xargs sha256sum)
+}
+
+@test "train: adapter, merged model, log and manifest; a second run has nothing to do" {
+  rows 12
+  train -m "$(M qwen3)" --epochs 2 --lr 1e-2 -o out rows 2>err
+  [ "$(ls out | tr '\n' ' ')" = "adapter merged metrics.jsonl run.json " ]
+  [ "$(ls -d out*)" = out ]
+  grep -q 'row 1: 4[0-9] tokens, [0-9]* learnt: ' err
+  grep -q '││' err
+  [ "$(jq -s 'length' out/metrics.jsonl)" = 6 ]
+  jq -es 'first.loss > last.loss and all(.[]; .grad_norm > 0 and .tokens_per_second > 0)' out/metrics.jsonl
+  jq -e '.peft_type == "LORA" and .r == 8 and (.target_modules | index("q_proj") != null)' out/adapter/adapter_config.json
+  jq -e '.torch_dtype == "float32"' out/merged/config.json
+  jq -e '.counts.drift_max < 1e-4 and .counts.rows == 24' out/run.json
+  verify -q out out/merged
+  train -m "$(M qwen3)" --epochs 2 --lr 1e-2 -o out rows 2>err
+  grep -q 'up to date' err
+  [ "$(train -m "$(M qwen3)" --epochs 2 --lr 1e-2 -o out --plan rows | awk '{print $1, $3}')" = "out up-to-date" ]
+  [ "$(train -m "$(M qwen3)" --epochs 3 --lr 1e-2 -o out --plan rows | awk '{print $1, $3}')" = "out run" ]
+}
+
+@test "train: threads, recomputation, checkpoints, a pipe: the same bytes" {
+  rows 8
+  train -q -m "$(M qwen2)" --epochs 2 --lora-dropout 0.1 -o want rows
+  folder want >want.sums
+  ln -s "$(M qwen2)" other
+  for arg in "--threads 1" "--threads 3" --recompute "--save-every 1" "--show 0" "--memory 4G" "--device cpu"; do
+    rm -rf got
+    train -q -m "$(M qwen2)" --epochs 2 --lora-dropout 0.1 $arg -o got rows
+    folder got >got.sums
+    cmp want.sums got.sums || { echo "$arg"; return 1; }
+  done
+  rm -rf got
+  cat rows | train -q -m "$(M qwen2)" --epochs 2 --lora-dropout 0.1 -o got 2>err
+  folder got | cmp want.sums -
+  train -q -m "$(M qwen2)" --epochs 2 -o got --pass-tokens 100 rows
+  train -q -m "$(M qwen2)" --epochs 2 -o want rows
+  jq -ne --slurpfile a want/metrics.jsonl --slurpfile b got/metrics.jsonl '[range($a | length) as $i |
+    ($a[$i].loss - $b[$i].loss) / $a[$i].loss | fabs] | max < 1e-5'
+}
+
+@test "train: full, from a checkpoint and from nothing; both open" {
+  rows 6
+  for m in llama3 phi3 qwen3-bf16 llama-fp16; do
+    train -q -m "$(M $m)" --method full --max-steps 3 -o $m rows
+    verify -q $m
+    jq -e '.counts.drift_max < 0.2' $m/run.json
+  done
+  jq -e '.torch_dtype == "bfloat16"' qwen3-bf16/config.json
+  mkdir shape
+  jq '.num_hidden_layers = 1 | .max_window_layers = 1 | del(.architectures)' "$(M qwen3)/config.json" >shape/config.json
+  train -q --init shape/config.json --tokenizer "$(M qwen3)" --max-steps 5 --lr 1e-2 -o new rows
+  verify -q new
+  jq -e '.architectures == ["Qwen3ForCausalLM"] and .torch_dtype == "float32"' new/config.json
+  jq -es '.[0].loss > .[-1].loss' new/metrics.jsonl
+  echo '{"prompt": "a", "completion": "b"}' | score -q -m new >/dev/null
+}
+
+@test "train: a compressor of one's own, from words" {
+  for i in 1 2 3 4 5 6; do
+    echo '{"words": ["Hello", "the", "world", "is", "round", "."], "labels": [1, 0, true, 0, 1, false]}'
+  done >words
+  for m in xlmr bert; do
+    train -q -m "$(M $m)" --method full --max-steps 12 --lr 5e-3 --warmup 0 -o $m words
+    verify -q $m
+    jq -es '.[-1].loss < .[0].loss / 2' $m/metrics.jsonl
+    train -q -m "$(M $m)" --label-pieces first --max-steps 2 -o $m-lora words
+    jq -e '.task_type == "TOKEN_CLS"' $m-lora/adapter/adapter_config.json
+  done
+}
+
+@test "train: rows that cannot be learnt are one sentence each" {
+  m=$(M qwen3)
+  echo '{"messages": [{"role": "user", "content": "x"}]}' >bad
+  fails 1 '^train: bad:1: the last of the messages must be the assistant' train -m "$m" -o out bad
+  echo '{"ids": [1, 2, 3], "labels": [-100, -100, -100]}' >bad
+  fails 1 '^train: bad:1: no token of this row has a label' train -m "$m" -o out bad
+  echo '{"ids": [1, 2, 3], "labels": [-100, 2, 608]}' >bad
+  fails 1 "^train: bad:1: label 2 is 608, the model's ids end at 607" train -m "$m" -o out bad
+  echo '{"ids": [1, 2, 608], "labels": [-100, 2, 3]}' >bad
+  fails 1 "^train: bad:1: token 2 is 608, the model's ids end at 607" train -m "$m" -o out bad
+  echo '{"ids": [1, 2], "labels": [-100, 2, 3]}' >bad
+  fails 1 '^train: bad:1: 2 ids and 3 labels' train -m "$m" -o out bad
+  echo '{"ids": [1, NaN], "labels": [-100, 2]}' >bad
+  fails 1 '^train: bad:1: "ids" 1 is NaN, expected a whole number' train -m "$m" -o out bad
+  echo '{"question": "x"}' >bad
+  fails 1 '^train: bad:1: no "messages", no "ids", no "words"' train -m "$m" -o out bad
+  echo '{"words": ["a"], "labels": [7]}' >bad
+  fails 1 "^train: bad:1: label . is 7, the model's classes end at 1" train -m "$(M xlmr)" -o out bad
+  fails 1 '^train: bad:1: words and labels are for encoders' train -m "$m" -o out bad
+  : >bad
+  fails 1 '^train: there are no rows' train -m "$m" -o out bad
+  not ls -d out*
+}
+
+@test "train: a prompt that is no token prefix is refused, or with --keep-going counted" {
+  cp -r "$(M llama3)" m
+  chmod -R u+w m
+  # a generation prompt that differs from what the whole conversation has in its place
+  jq '.chat_template = "{% for x in messages %}{{ x.role }}: {{ x.content }}\n{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"' m/tokenizer_config.json >t
+  mv t m/tokenizer_config.json
+  echo '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}' >bad
+  fails 1 '^train: bad:1: the prompt is no prefix of the row: token [0-9]+ is' train -m m -o out bad
+  echo '{"ids": [1, 2, 3], "labels": [1, 2, 3]}' >>bad
+  fails 3 'bad:1: the prompt is no prefix' train -m m --keep-going --max-steps 1 -o out bad
+  jq -e '.counts.rejected == 1 and .counts.rows == 1' out/run.json
+}
+
+@test "train: long rows are dropped and counted, or lose the middle of their reasoning, never the answer" {
+  rows 2
+  jq -nc '{messages: [{role: "user", content: "What?"}, {role: "assistant", content: "\("far too long a thought " * 20)\n\n</think>\n\nThe answer: 7"}]}' >>rows
+  train -m "$(M qwen3)" --max-steps 1 --max-length 80 -o out rows 2>err
+  grep -q '^train: warning: 1 rows are longer than 80 tokens and are dropped' err
+  jq -e '.counts.dropped == 1 and .counts.cut == 0 and .counts.rows == 4' out/run.json
+  train -m "$(M qwen3)" --max-steps 1 --max-length 80 --cut-middle --show 9 -o out rows 2>err
+  jq -e '.counts.dropped == 0 and .counts.cut == 1 and .counts.rows == 5' out/run.json
+  grep -A9 'row 5: 80 tokens' err | grep -q 'The answer: 7<|im_end|>'
+}
+
+@test "train: an adapter of another model; weights that are not numbers; memory; misuse" {
+  rows 4
+  fails 1 'the adapter is of another model|this model with these targets has' train -m "$(M qwen2)" --lora-rank 4 --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
+  fails 1 'the adapter is of another model|this model with these targets has' train -m "$(M qwen3)" --lora-rank 3 --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
+  train -q -m "$(M qwen3)" --lora-rank 4 --lora-alpha 8 --adapter "$GOLDEN/train/qwen3/adapter" --max-steps 1 -o cont rows
+  fails 1 'needed, more than --memory' train -m "$(M qwen3)" --memory 2M -o out rows
+  grep -q -- '--pass-tokens [0-9]* fits' "$BATS_TEST_TMPDIR/.stderr"
+  cp -r "$(M qwen3)" broken
+  chmod -R u+w broken
+  printf '\0\0\300\177' | dd of=broken/model.safetensors bs=1 seek=$(($(stat -c %s broken/model.safetensors) - 4)) conv=notrunc 2>/dev/null
+  fails 1 'step 1: the loss is not a number: training stops' train -m broken -o out rows
+  fails 2 'a model is a folder: -o DIR' train -m "$(M qwen3)" rows
+  fails 2 '--init: a tokenizer is needed' train --init x/config.json -o out rows
+  fails 2 "^train: preset:2: --lr x: expected a number" bash -c 'printf "# no\nlr x\n" >preset; train --preset preset -m "$0" -o out rows' "$(M qwen3)"
+  fails 2 "^train: preset:1: unknown option lx" bash -c 'echo "lx 1" >preset; train --preset preset -m "$0" -o out rows' "$(M qwen3)"
+}
+
+@test "train: presets are read, and the command line wins" {
+  rows 4
+  for p in "$ROOT"/pipelines/presets/*; do
+    train -q -m "$(M qwen3)" --preset "$p" --max-steps 1 --max-length 500 -o "out/$(basename "$p")" rows
+    jq -e '.options["max-length"] == 500 and .options["max-steps"] == 1' "out/$(basename "$p")/run.json" >/dev/null
+  done
+  jq -e '.options | .lr == 5e-5 and .["lora-rank"] == 8 and .scheduler == "constant_with_warmup" and .accumulate == 32' out/math_tokenskip/run.json
+  jq -e '.options | .method == "full" and .seed == 0 and .["raw-text"]' out/gsm8k_concise_rawtext/run.json
+}
+
+@test "train: no question is on both sides of the eval split, and the best step is what is written" {
+  rows 20
+  train -m "$(M qwen3)" --method full --lr 0.03 --scheduler constant --epochs 6 --eval-ratio 0.2 --eval-every 2 -o out rows 2>err
+  jq -e '.counts.eval_rows == 8 and .counts.rows == 32' out/run.json
+  best=$(jq -s 'map(select(.eval_loss)) | min_by(.eval_loss) | .step' out/metrics.jsonl)
+  [ "$(jq .counts.best_step out/run.json)" = "$best" ]
+}
+
+@test "train: killed at random moments and resumed: the same bytes" {
+  rows 20
+  local args="-q -m $(M qwen3) --method full --lr 1e-3 --max-steps 60 -b 4 --save-every 3 --eval-ratio 0.1 --eval-every 7 --threads 1"
+  train $args -o want rows
+  folder want >want.sums
+  local i kills=0 signal
+  train $args -o got rows & wait $!
+  folder got | cmp want.sums -
+  rm -rf got
+  for i in $(seq 60); do
+    signal=KILL
+    [ $((i % 3)) != 0 ] || signal=TERM
+    train $args -o got rows 2>/dev/null &
+    sleep 0.$((RANDOM % 15 + 5))
+    if kill -$signal $! 2>/dev/null; then kills=$((kills + 1)); fi
+    wait $! && break || true
+    [ ! -d got ] || verify -q got
+  done
+  train $args -o got rows
+  echo "kills: $kills"
+  [ "$kills" -ge 1 ]
+  folder got | cmp want.sums -
+  [ "$(ls -d got*)" = got ]
+  diff <(jq -c 'del(.tokens_per_second, .memory)' want/metrics.jsonl) <(jq -c 'del(.tokens_per_second, .memory)' got/metrics.jsonl)
+}
+
+@test "train: one run at a time on a folder" {
+  rows 20
+  train -q -m "$(M qwen3)" --method full --epochs 5000 --threads 1 -o out rows &
+  pid=$!
+  for i in $(seq 50); do ls -d out.*.checkpoint >/dev/null 2>&1 && break; sleep 0.1; done
+  sleep 0.3
+  fails 1 'another run is at it \(process [0-9]+\)' train -q -m "$(M qwen3)" --method full --epochs 5000 --threads 1 -o out rows
+  kill -TERM $pid
+  run wait $pid
+}
