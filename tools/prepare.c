@@ -21,6 +21,7 @@ static const struct opt opts[] = {
     OPT_ROW_CHOICE("format", 0, &o.format, "tokenskip|xml|paper|tokenskip_paper",
                    "the assistant's text; by default tokenskip, or xml for the other methods", OPT_RESULT),
     OPT_ROW_ALIAS("response-format", "format"),
+    OPT_ROW_ALIAS("prompt-format", "format"),
     OPT_ROW_REALS("ratio", 'r', &o.ratio, "R,...",
                   "the pool a trace's ratio is drawn from; 1 is the original "
                   "reasoning; by default 1 and every ratio of the trace",

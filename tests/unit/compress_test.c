@@ -4,6 +4,7 @@
 
 #include "io/record.h"
 #include "task/compress.h"
+#include "task/think.h"
 #include "test.h"
 
 /* ---- spans ---- */
@@ -299,6 +300,144 @@ static void test_one_by_one(void **state)
         buf_release(&alone[i]);
 }
 
+/* ---- 400 real traces ---- */
+
+struct numbers { /* digits with groups and decimals, sorted */
+    struct view v[4000];
+    size_t n;
+};
+
+static int by_text(const void *a, const void *b)
+{
+    const struct view *x = a, *y = b;
+    size_t n = x->n < y->n ? x->n : y->n;
+    int c = memcmp(x->s, y->s, n);
+    return c ? c : x->n < y->n ? -1 : x->n > y->n;
+}
+
+static void find_numbers(const char *s, size_t n, struct numbers *out)
+{
+#define DIGIT(i) ((i) < n && s[i] >= '0' && s[i] <= '9')
+    out->n = 0;
+    for (size_t i = 0; i < n;) {
+        size_t b = i;
+        while (DIGIT(i) || (i > b && (s[i] == '.' || s[i] == ',') && DIGIT(i + 1)))
+            i++;
+        if (i > b)
+            out->v[out->n++] = (struct view){ s + b, i - b };
+        else
+            i++;
+    }
+    qsort(out->v, out->n, sizeof *out->v, by_text);
+#undef DIGIT
+}
+
+/* Every number of the compressed text is one of the original's, as often as there. */
+static bool numbers_are_whole(const struct buf *whole, const struct buf *part)
+{
+    static struct numbers a, b;
+    size_t k = 0;
+    find_numbers(whole->s, whole->len, &a);
+    find_numbers(part->s, part->len, &b);
+    for (size_t i = 0; i < b.n; i++, k++) {
+        while (k < a.n && by_text(&a.v[k], &b.v[i]) < 0)
+            k++;
+        if (k == a.n || by_text(&a.v[k], &b.v[i]) != 0)
+            return false;
+    }
+    return true;
+}
+
+static bool boxes_survive(const struct buf *whole, const struct buf *part)
+{
+    for (const char *at = whole->s; (at = strstr(at, "\\boxed{")); at++) {
+        size_t i = 6;
+        for (int depth = 0; at[i]; i++) {
+            depth += at[i] == '{' ? 1 : at[i] == '}' ? -1 : 0;
+            if (depth == 0)
+                break;
+        }
+        char *box = xstrndup(at, i + 1);
+        bool found = !at[i] || strstr(part->s, box);
+        free(box);
+        if (!found)
+            return false;
+    }
+    return true;
+}
+
+/* No number is split, every box stays, and the rate is met: in total within 2 points, for 95 % of the traces of more
+ * than 100 tokens within 5. */
+static void real_traces(const char *model, const char *target)
+{
+    static const double ratios[] = { 0.1, 0.3, 0.5, 0.7, 0.9 };
+    struct compress_spec spec = { .model = model,
+                                  .target = target,
+                                  .rule = { .math_safe = true, .exact = true },
+                                  .ratio = ratios,
+                                  .nratio = 5,
+                                  .device = "cpu",
+                                  .threads = 2,
+                                  .rows = 4096 };
+    struct err e = { "" };
+    struct compressor *c;
+    struct rec_reader *in;
+    struct rec r;
+    enum { N = 400 };
+    SHARED_OR_SKIP(path, "data/real_cots.jsonl");
+    const char *files[] = { path };
+    struct compress_job *jobs = xcalloc(N, sizeof *jobs);
+    assert_ok(rec_open(&in, files, 1, &e));
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(rec_read(in, &r, &e), 1);
+        assert_ok(rec_text(&r, "response_text", &jobs[i].text, &e));
+        buf_puts(&jobs[i].label, r.where);
+    }
+    rec_close(in);
+    assert_ok(compressor_open(&c, &spec, &e));
+    assert_ok(compressor_run(c, jobs, N, &e));
+    for (size_t k = 0; k < 5; k++) {
+        double tokens = 0, kept = 0;
+        int longer = 0, near = 0;
+        for (int i = 0; i < N; i++) {
+            const struct compress_cut *x = &jobs[i].cut[k];
+            if (!numbers_are_whole(&jobs[i].text, &x->text))
+                fail_msg("%s at %g: a number was split", jobs[i].label.s, ratios[k]);
+            if (!boxes_survive(&jobs[i].text, &x->text))
+                fail_msg("%s at %g: a box is gone", jobs[i].label.s, ratios[k]);
+            tokens += (double)jobs[i].tokens;
+            kept += (double)x->tokens;
+            if (jobs[i].tokens <= 100)
+                continue;
+            longer++;
+            near += fabs((double)x->tokens / (double)jobs[i].tokens - ratios[k]) <= 0.05;
+        }
+        printf("# %s, %s: ratio %g is %.4f in total, %d of %d within 5 points\n", model, target ? target : "own pieces",
+               ratios[k], kept / tokens, near, longer);
+        assert_true(fabs(kept / tokens - ratios[k]) <= 0.02);
+        assert_true(longer > 100 && near >= 0.95 * longer);
+    }
+    for (int i = 0; i < N; i++)
+        compress_job_release(&jobs[i]);
+    free(jobs);
+    compressor_close(c);
+}
+
+static void test_real_traces(void **state)
+{
+    (void)state;
+    real_traces("tests/golden/models/xlmr", NULL);
+    real_traces("tests/golden/models/bert", NULL);
+}
+
+static void test_real_traces_in_target_tokens(void **state)
+{
+    (void)state;
+    SHARED_OR_SKIP(qwen, "data/tokenizers/qwen2/tokenizer.json");
+    real_traces("tests/golden/models/xlmr", qwen);
+    real_traces("tests/golden/models/bert", qwen);
+}
+
 static void test_refused(void **state)
 {
     static const double half = 0.5;
@@ -345,9 +484,12 @@ static void test_percent(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spans),      cmocka_unit_test(test_spans_are_linear), cmocka_unit_test(test_cuts),
-        cmocka_unit_test(test_joins),      cmocka_unit_test(test_same_bytes),       cmocka_unit_test(test_surprisal),
-        cmocka_unit_test(test_one_by_one), cmocka_unit_test(test_refused),          cmocka_unit_test(test_percent),
+        cmocka_unit_test(test_spans),       cmocka_unit_test(test_spans_are_linear),
+        cmocka_unit_test(test_cuts),        cmocka_unit_test(test_joins),
+        cmocka_unit_test(test_same_bytes),  cmocka_unit_test(test_surprisal),
+        cmocka_unit_test(test_real_traces), cmocka_unit_test(test_real_traces_in_target_tokens),
+        cmocka_unit_test(test_one_by_one),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_percent),
     };
     return cmocka_run_group_tests_name("compress", tests, NULL, NULL);
 }
