@@ -74,6 +74,49 @@ int32_t latent_id(const struct tokenizer *t, const char *s, size_t n)
     return id >= 0 && len == n ? id : -1;
 }
 
+static bool eat(const char **p, const char *end, const char *b, size_t n)
+{
+    if ((size_t)(end - *p) < n || memcmp(*p, b, n) != 0)
+        return false;
+    *p += n;
+    return true;
+}
+
+static bool eat_number(const char **p, const char *end, int64_t v)
+{
+    char digits[24];
+    size_t i = sizeof digits;
+    do
+        digits[--i] = (char)('0' + v % 10);
+    while (v /= 10);
+    return eat(p, end, digits + i, sizeof digits - i);
+}
+
+/* A written dual vocabulary repeats one entry L times with other numbers. From the first, x (next: where the one behind
+ * it begins), the following ones are known byte for byte: passes over as many as are just that, without parsing. */
+const char *latent_skip(const struct tokenizer *t, struct json x, const char *next, const char *end)
+{
+    struct json id, content;
+    const char *p = next;
+    if (!json_get(x, "id", &id) || !json_get(x, "content", &content) || id.s > content.s || !json_str_plain(content) ||
+        content.n < t->latent_head.n + t->latent_tail.n + 2)
+        return next;
+    const char *number = content.s + 1 + t->latent_head.n, *behind = number;
+    while (*behind >= '0' && *behind <= '9')
+        behind++;
+    const char *mid = id.s + id.n;
+    for (int32_t i = 1; i < t->latent_count; i++) {
+        const char *q = p;
+        int64_t source = t->source ? t->source[i] : t->source_first + (int64_t)i;
+        if (!eat(&q, end, x.s, (size_t)(id.s - x.s)) || !eat_number(&q, end, t->latent_first + (int64_t)i) ||
+            !eat(&q, end, mid, (size_t)(number - mid)) || !eat_number(&q, end, source) ||
+            !eat(&q, end, behind, (size_t)(next - behind)))
+            break;
+        p = q;
+    }
+    return p;
+}
+
 /* ---- finding added tokens ---- */
 
 static bool word_before(const char *s, size_t at)

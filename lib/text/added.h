@@ -13,6 +13,7 @@ struct found {
 bool added_next(const struct tokenizer *t, bool normalized, bool split_specials, const char *s, size_t n, size_t from,
                 struct found *out);
 
+const char *latent_skip(const struct tokenizer *t, struct json x, const char *next, const char *end);
 void latent_sort(struct tokenizer *t);
 bool latent_text(const struct tokenizer *t, int32_t id, struct buf *out);
 int32_t latent_id(const struct tokenizer *t, const char *s, size_t n);

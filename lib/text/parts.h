@@ -273,7 +273,7 @@ struct tok_scratch {
     uint32_t *cp; /* code point index of each byte */
     size_t cp_cap;
     struct wordcache *cache;
-    unsigned words; /* looked up before there was a cache */
+    unsigned words;    /* looked up before there was a cache */
     struct swallowed { /* blanks that added tokens took along: their offsets are trimmed by these */
         size_t at;
         uint32_t lead, trail;

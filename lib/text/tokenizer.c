@@ -359,39 +359,77 @@ int tokenizer_add(struct tokenizer *t, const struct tok_added *tokens, size_t n,
 
 /* ---- opening ---- */
 
-static int added_parse(struct tokenizer *t, struct json list, struct err *e)
+static bool is_latent(const struct tokenizer *t, int64_t id)
 {
-    struct json x, v;
+    return t->latent_count && t->latent_head.s && id >= t->latent_first && id - t->latent_first < t->latent_count;
+}
+
+static int added_entry(struct tokenizer *t, struct json x, int64_t *id, struct buf *text, struct err *e)
+{
+    struct json v;
+    if (!json_get(x, "id", &v) || !json_int(v, id) || *id < 0)
+        return err_set(e, "an entry of added_tokens has no id");
+    if (is_latent(t, *id))
+        return 0;
+    if (!json_get(x, "content", &v) || json_kind(v) != JSON_STRING)
+        return err_set(e, "added token %lld has no content", (long long)*id);
+    buf_reset(text);
+    json_str(v, text);
+    bool special = obj_flag(x, "special", false);
+    struct tok_added a = {
+        text->s ? text->s : "",       obj_flag(x, "single_word", false),   obj_flag(x, "lstrip", false),
+        obj_flag(x, "rstrip", false), obj_flag(x, "normalized", !special), special
+    };
+    if (strlen(a.content) != text->len)
+        return err_set(e, "added token %lld holds U+0000", (long long)*id);
+    if (vocab_find(&t->added_map, a.content, text->len) >= 0)
+        return err_set(e, "added token \"%.60s\" stands twice", a.content);
+    return add_one(t, &a, *id, e);
+}
+
+/* The list whose "[" is at p; *end is where it ends, behind "]". */
+static int added_parse(struct tokenizer *t, const char *p, const char *doc_end, const char **end, struct err *e)
+{
+    struct json x, list = { p, (size_t)(doc_end - p) };
     struct buf text = BUF_INIT;
-    struct json_iter it = json_each(list);
-    while (json_next(&it, NULL, &x)) {
+    struct json_iter it = json_each(list); /* goes as far as we let it */
+    int rc = 0;
+    while (rc == 0 && *it.p != ']' && json_next(&it, NULL, &x)) {
         int64_t id;
-        if (!json_get(x, "id", &v) || !json_int(v, &id) || id < 0)
-            return err_set(e, "an entry of added_tokens has no id");
-        if (t->latent_count && t->latent_head.s && id >= t->latent_first && id - t->latent_first < t->latent_count)
-            continue;
-        if (!json_get(x, "content", &v) || json_kind(v) != JSON_STRING)
-            return err_set(e, "added token %lld has no content", (long long)id);
-        buf_reset(&text);
-        json_str(v, &text);
-        bool special = obj_flag(x, "special", false);
-        struct tok_added a = {
-            text.s ? text.s : "",         obj_flag(x, "single_word", false),   obj_flag(x, "lstrip", false),
-            obj_flag(x, "rstrip", false), obj_flag(x, "normalized", !special), special
-        };
-        int rc = 0;
-        if (strlen(a.content) != text.len)
-            rc = err_set(e, "added token %lld holds U+0000", (long long)id);
-        else if (vocab_find(&t->added_map, a.content, text.len) >= 0)
-            rc = err_set(e, "added token \"%.60s\" stands twice", a.content);
-        if (rc < 0 || add_one(t, &a, id, e) < 0) {
-            buf_release(&text);
-            return -1;
-        }
+        rc = added_entry(t, x, &id, &text, e);
+        if (rc == 0 && is_latent(t, id) && id == t->latent_first)
+            it.p = latent_skip(t, x, it.p, it.end);
     }
+    *end = it.p + 1;
     buf_release(&text);
     t->n_file_added = t->n_added;
-    return 0;
+    return rc;
+}
+
+/* Is the member at it->p the list of added tokens? Then it is read without walking over it once more, and passed. */
+static int added_member(struct tokenizer *t, struct json_iter *it, struct json doc, struct err *e)
+{
+    static const char name[] = "\"added_tokens\"";
+    static const char blanks[] = " \n\t\r";
+    const char *p = it->p, *end = it->end, *close;
+    if ((size_t)(end - p) < sizeof name || memcmp(p, name, sizeof name - 1) != 0)
+        return 0;
+    for (p += sizeof name - 1; p < end && (*p == ':' || memchr(blanks, *p, 4)); p++)
+        ;
+    if (*p != '[')
+        return 0;
+    if (t->span_added.n)
+        return err_set(e, "added_tokens stands twice");
+    if (added_parse(t, p, doc.s + doc.n, &close, e) < 0)
+        return -1;
+    t->span_added = (struct json){ p, (size_t)(close - p) };
+    for (p = close; p < end && memchr(blanks, *p, 4); p++)
+        ;
+    if (p < end && *p == ',')
+        for (p++; p < end && memchr(blanks, *p, 4); p++)
+            ;
+    it->p = p;
+    return 1;
 }
 
 /* Pieces may stay raw bytes when the last thing that happens to them is ByteLevel and the model knows every letter. */
@@ -404,16 +442,17 @@ static void choose_raw(struct tokenizer *t)
 
 int tokenizer_parse(struct tokenizer *t, struct err *e)
 {
-    struct json doc, key, v, added = { NULL, 0 }, norm = added, pre = added, post = added, dec = added, model = added;
+    struct json doc, key, v, none = { NULL, 0 }, norm = none, pre = none, post = none, dec = none, model = none;
+    int rc;
     if (json_parse(&doc, t->json.s ? t->json.s : "", t->json.len, e) < 0)
         return -1;
     if (json_kind(doc) != JSON_OBJECT)
         return err_set(e, "expected an object");
     struct json_iter it = json_each(doc);
-    while (json_next(&it, &key, &v)) {
-        if (json_str_is(key, "added_tokens"))
-            added = v;
-        else if (json_str_is(key, "normalizer"))
+    while ((rc = added_member(t, &it, doc, e)) == 1 || (rc == 0 && json_next(&it, &key, &v))) {
+        if (rc == 1)
+            continue;
+        if (json_str_is(key, "normalizer"))
             norm = v;
         else if (json_str_is(key, "pre_tokenizer"))
             pre = v;
@@ -424,15 +463,14 @@ int tokenizer_parse(struct tokenizer *t, struct err *e)
         else if (json_str_is(key, "model"))
             model = v;
     }
-    t->span_added = added;
+    if (rc < 0)
+        return -1;
     if (model.n == 0)
         return err_set(e, "no \"model\": not a tokenizer.json");
     if (norm_parse(t, norm, e) < 0 || pre_parse(t, pre, e) < 0 || post_parse(t, post, e) < 0 ||
         dec_parse(t, dec, e) < 0 || model_parse(t, model, e) < 0)
         return -1;
     choose_raw(t);
-    if (added_parse(t, added, e) < 0)
-        return -1;
     return added_refresh(t, e);
 }
 
