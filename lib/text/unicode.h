@@ -10,11 +10,11 @@ struct buf;
 
 bool uni_is_space(uint32_t c);   /* White_Space: Rust's char::is_whitespace, Oniguruma's \s; not U+001C..001F */
 bool uni_is_word(uint32_t c);    /* \w of the Rust regex crate: Alphabetic, M, Nd, Pc, Join_Control */
-bool uni_is_punct(uint32_t c);   /* the 32 ASCII marks and categories P* */
+bool uni_is_punct(uint32_t c);   /* the 32 ASCII marks and categories P* (Unicode 8, as the reference has it) */
 bool uni_is_numeric(uint32_t c); /* categories N* */
 bool uni_is_mark(uint32_t c);    /* categories M* */
 bool uni_is_mn(uint32_t c);      /* category Mn */
-bool uni_is_other(uint32_t c);   /* BERT's control characters: Cc, Cf, and the six ends of the private-use ranges */
+bool uni_is_other(uint32_t c);   /* BERT's control characters: categories Cc, Cf, Co */
 bool uni_is_chinese(uint32_t c); /* BERT's Chinese characters, its hole at U+2B820..2B91F included */
 
 /* Full lower- and upper-casing of one character: writes 1..3 code points, returns how many. */
