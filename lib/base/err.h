@@ -20,4 +20,11 @@ int err_prefix(struct err *e, const char *fmt, ...) __attribute__((format(printf
 /* Like err_set with ": " and the text of errno at the end. */
 int err_errno(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* What the declarations cannot tell the static analyzer: these are always -1. */
+#ifdef __clang_analyzer__
+#define err_set(...) (err_set(__VA_ARGS__), -1)
+#define err_prefix(...) (err_prefix(__VA_ARGS__), -1)
+#define err_errno(...) (err_errno(__VA_ARGS__), -1)
+#endif
+
 #endif
