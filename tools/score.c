@@ -1,6 +1,9 @@
 /* score - how likely a model finds texts, and above all their answers. See latent-score(1). */
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -8,18 +11,29 @@
 #include "model/model.h"
 #include "model/score.h"
 #include "task/scoring.h"
+#include "task/serve.h"
 #include "tools/tool.h"
 
 static struct {
     const char *model, *format, *family;
     int64_t max_tokens, limit, batch;
-    bool tokens, compat;
-} o = { .format = "tokenskip", .family = "auto", .max_tokens = 4096, .limit = -1, .batch = 2048 };
+    bool tokens, compat, serve;
+    const char *host;
+    int64_t port, concurrency;
+} o = { .host = "127.0.0.1",
+        .port = 8009,
+        .concurrency = 8,
+        .format = "tokenskip",
+        .family = "auto",
+        .max_tokens = 4096,
+        .limit = -1,
+        .batch = 2048 };
 
 static const struct opt opts[] = {
     OPT_ROW_GROUP("Options"),
     OPT_ROW_STRING("model", 'm', &o.model, "DIR", "checkpoint to score with; else $MODEL, else embedded:reasoner",
                    OPT_RUN),
+    OPT_ROW_ALIAS("model-dir", "model"),
     OPT_ROW_INT("limit", 'n', &o.limit, "N", "only the first N rows; -1: all", OPT_RESULT, -1, 1e15),
     OPT_ROW_CHOICE("prompt-format", 0, &o.format, PROMPT_FORMATS, "samples: how the question is put", OPT_RESULT),
     OPT_ROW_CHOICE("model-family", 0, &o.family, "auto|qwen|llama3", "samples: what stands around the ratio",
@@ -29,6 +43,12 @@ static const struct opt opts[] = {
     OPT_ROW_FLAG("compat", 0, &o.compat, "samples: the chain of thought untrimmed, as the reference scores it",
                  OPT_RESULT),
     OPT_ROW_INT("batch", 'b', &o.batch, "N", "tokens of one pass (a longer row has its own)", OPT_RUN, 1, 1e8),
+    OPT_ROW_GROUP("Reward server"),
+    OPT_ROW_FLAG("serve", 0, &o.serve, "answer requests over HTTP until SIGINT or SIGTERM", OPT_RUN),
+    OPT_ROW_STRING("host", 0, &o.host, "ADDRESS", "with --serve: address of the loopback to listen on", OPT_RUN),
+    OPT_ROW_INT("port", 0, &o.port, "N", "with --serve: port; 0: any free one", OPT_RUN, 0, 65535),
+    OPT_ROW_INT("max-concurrency", 0, &o.concurrency, "N", "with --serve: requests scored together at most", OPT_RUN, 1,
+                4096),
     OPT_ROW_END,
 };
 
@@ -216,12 +236,57 @@ static int run_located(const struct tool *t, const struct model_place *p, int nf
     return rc < 0 ? TOOL_FAILED : s.rejected ? TOOL_REJECTS : TOOL_OK;
 }
 
+/* ---- the server ---- */
+
+/* Every connection is a file. */
+static void raise_file_limit(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+static int serve(const struct model_place *p, struct err *e)
+{
+    struct serve *s;
+    sigset_t stop;
+    int got;
+    struct serve_options so = { .name = p->name,
+                                .dir = p->dir,
+                                .device = common.device,
+                                .threads = (int)common.threads,
+                                .host = o.host,
+                                .port = (int)o.port,
+                                .max_concurrency = (int)o.concurrency,
+                                .max_tokens = (int)o.max_tokens,
+                                .rows = (int)o.batch };
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGINT);
+    sigaddset(&stop, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &stop, NULL); /* in all threads: sigwait takes them */
+    raise_file_limit();
+    if (serve_open(&s, &so, e) < 0)
+        return TOOL_FAILED;
+    log_info("%s: answering on http://%s:%d", p->name, o.host, serve_port(s));
+    sigwait(&stop, &got);
+    log_info("stopping");
+    struct serve_stats st = serve_stats(s);
+    serve_close(s);
+    log_info("%lld requests with %lld items in %lld batches, %lld refused", (long long)st.requests, (long long)st.items,
+             (long long)st.batches, (long long)st.refused);
+    return TOOL_OK;
+}
+
 static int run(const struct tool *t, int nfiles, char **files, struct err *e)
 {
     struct model_place p;
+    if (o.serve && (nfiles || common.output))
+        return tool_misuse(e, "--serve reads no files and writes none");
     if (model_locate(&p, "--model", o.model, "MODEL", "embedded:reasoner", e) < 0)
         return TOOL_FAILED;
-    int rc = run_located(t, &p, nfiles, files, e);
+    int rc = o.serve ? serve(&p, e) : run_located(t, &p, nfiles, files, e);
     model_place_release(&p);
     return rc;
 }
