@@ -58,6 +58,7 @@ values() {
   *\ model) echo "--model model-under-another-name" ;;
   *\ batch) echo "--batch 1"; echo "--batch 7"; echo "--batch 64" ;;
   *\ kv-memory) echo "--kv-memory 1M"; echo "--kv-memory 64M" ;;
+  score\ serve | score\ host | score\ port | score\ max-concurrency) echo "- of the server" ;;
   *\ help | *\ version | *\ plan | dataset\ list) echo "- does something else" ;;
   dataset\ file | verify\ all | *\ few-shot | *\ prompt-data) echo "- names an input, whose content is in the key" ;;
   dataset\ benchmark | collect\ benchmark | eval\ benchmark) echo "- names the input" ;;
