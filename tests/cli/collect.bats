@@ -23,8 +23,12 @@ tiny() {
     (.finish_reason == "length" and .is_correct) or (.reasoning == null) != (.reasoning_token_count == 0))' s.jsonl && return 1
   [ "$(jq -s 'length' s.jsonl)" = 6 ]
   # Python's spelling: ", " and ": ", nothing escaped that need not be
-  [ "$(python3 -c 'import json,sys
-for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loads(l), ensure_ascii=False) + "\n")' | sha256sum)" = "$(sha256sum <s.jsonl)" ]
+  [ "$(grep -cE '^\{"benchmark": "math", "source_id": "[a-z0-9_]+", "question_source_id": "[a-z0-9_]+", "sample_index": [01], ' s.jsonl)" = 6 ]
+  if type -P python3 >/dev/null; then
+    python3 -c 'import json,sys
+for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loads(l), ensure_ascii=False) + "\n")' >python.jsonl
+    same s.jsonl python.jsonl
+  fi
 }
 
 @test "collect: one output whatever batch, memory, threads and shards" {
