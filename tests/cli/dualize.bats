@@ -133,3 +133,17 @@ questions() {
     (($a[$i].logprob - $b[$i].logprob) / $a[$i].num_tokens - (2 | log)) | fabs] | max < 1e-5'
   [ "$(jq -c 'select(.latent_token_count > 0)' dual | wc -l)" -ge 2 ]
 }
+
+@test "pipeline: dual.mk builds and verifies; again nothing is to be done; a broken model stops it" {
+  need make
+  run make -f "$ROOT/pipelines/dual.mk" BIN="$BIN" OUT=out THINK_MISSING=add
+  [ "$status" = 0 ] || { echo "$output"; return 1; }
+  [[ $output == *"1 artefact checked, 0 problems"* ]]
+  run make -f "$ROOT/pipelines/dual.mk" BIN="$BIN" OUT=out THINK_MISSING=add plan
+  [[ $output == *"out/data/models/dual "*" up-to-date"* ]]
+  make -f "$ROOT/pipelines/dual.mk" BIN="$BIN" OUT=sub MODE=subset SUBSET_REGEX='^[a-z]' >/dev/null
+  [ "$(jq -r .mode sub/data/models/dual/dual_vocab_meta.json)" = subset ]
+  run make -f "$ROOT/pipelines/dual.mk" BIN="$BIN" OUT=out MODEL="$GOLDEN/models/phi3"
+  [ "$status" = 2 ]
+  [[ $output == *"no single token for the start of thinking"* ]]
+}
