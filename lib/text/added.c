@@ -234,10 +234,7 @@ bool added_text(const struct tokenizer *t, int32_t id, struct str *out)
 
 static int64_t next_id(const struct tokenizer *t)
 {
-    int64_t max = -1, size = t->model.v.count;
-    for (size_t i = 0; i < t->n_added; i++)
-        if (t->added[i].id > max)
-            max = t->added[i].id;
+    int64_t max = t->added_ids - 1, size = t->model.v.count;
     if (t->latent_count && t->latent_first + t->latent_count - 1 > max)
         max = t->latent_first + t->latent_count - 1;
     return max >= size ? max + 1 : size;
@@ -265,6 +262,7 @@ int add_one(struct tokenizer *t, const struct tok_added *a, int64_t id, struct e
         struct added *x = memset(&t->added[t->n_added++], 0, sizeof *x);
         x->content = (struct str){ arena_strndup(&t->arena, a->content, n), (uint32_t)n };
         x->id = (int32_t)id;
+        t->added_ids = id + 1 > t->added_ids ? id + 1 : t->added_ids;
         if (vocab_put(&t->added_map, x->content.s, x->content.n, k, e) < 0)
             return -1;
         if ((size_t)id >= t->added_of_n) {

@@ -301,6 +301,7 @@ struct tokenizer {
 
     struct added *added;
     size_t n_added, cap_added, n_file_added;
+    int64_t added_ids;      /* highest id among them + 1 */
     struct vocab added_map; /* content -> index in added */
     uint32_t *added_of;     /* [added_of_n] id -> index + 1 */
     size_t added_of_n;
