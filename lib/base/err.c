@@ -6,6 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
+/* What err.h tells the analyzer is for callers. */
+#undef err_set
+#undef err_prefix
+#undef err_errno
+
 /* A cut must not leave half a UTF-8 character behind: the sentence may quote the user's text. */
 static void trim_partial_character(char *s)
 {
