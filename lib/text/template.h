@@ -22,7 +22,7 @@ struct buf;
 struct err;
 
 enum {
-    TEMPLATE_MAX_STEPS = 20000000,          /* evaluated nodes and copied list members of one rendering */
+    TEMPLATE_MAX_STEPS = 5000000,           /* evaluated nodes and copied list members of one rendering */
     TEMPLATE_MAX_BYTES = 256 * 1024 * 1024, /* of output and of all intermediate values together */
     TEMPLATE_MAX_DEPTH = 200,               /* nesting of expressions, blocks and macro calls */
 };
