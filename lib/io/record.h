@@ -39,7 +39,7 @@ struct rec_reader;
 int rec_open(struct rec_reader **out, const char *const *files, int nfiles, struct err *e);
 void rec_close(struct rec_reader *in); /* NULL is fine */
 
-enum { REC_BAD = -2 }; /* this line is unusable; reading may go on behind it */
+enum { REC_BAD = -2 }; /* this line is no record (line, len, index are set all the same); reading may go on */
 /* 1: *r holds the next record; 0: end; -1: the stream failed; REC_BAD: a broken line (e says where and why). */
 int rec_read(struct rec_reader *in, struct rec *r, struct err *e);
 

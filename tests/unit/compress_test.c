@@ -383,7 +383,11 @@ static void real_traces(const char *model, const char *target)
     struct compressor *c;
     struct rec_reader *in;
     struct rec r;
+#ifdef __SANITIZE_ADDRESS__
+    enum { N = 30 }; /* too few for the shares, enough for the sanitizer */
+#else
     enum { N = 400 };
+#endif
     SHARED_OR_SKIP(path, "data/real_cots.jsonl");
     const char *files[] = { path };
     struct compress_job *jobs = xcalloc(N, sizeof *jobs);
@@ -414,8 +418,8 @@ static void real_traces(const char *model, const char *target)
         }
         printf("# %s, %s: ratio %g is %.4f in total, %d of %d within 5 points\n", model, target ? target : "own pieces",
                ratios[k], kept / tokens, near, longer);
-        assert_true(fabs(kept / tokens - ratios[k]) <= 0.02);
-        assert_true(longer > 100 && near >= 0.95 * longer);
+        assert_true(N < 400 || fabs(kept / tokens - ratios[k]) <= 0.02);
+        assert_true(N < 400 || (longer > 100 && near >= 0.95 * longer));
     }
     for (int i = 0; i < N; i++)
         compress_job_release(&jobs[i]);
