@@ -297,6 +297,14 @@ static double seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* Of the whole process, server and client: what other programs do to the clock does not count. */
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static void shared_prompts_are_computed_once(void **state)
 {
     (void)state;
@@ -320,17 +328,18 @@ static void shared_prompts_are_computed_once(void **state)
                                       .gold_n = 10 };
     }
     for (int turn = 0; turn < 3; turn++) {
-        double t0 = seconds();
+        double t0 = cpu_seconds();
         for (int i = 0; i < ITEMS; i++)
             assert_ok(reward_score(r, &q[i], 1, &one[i], &e));
-        double t1 = seconds();
+        double t1 = cpu_seconds();
         assert_ok(reward_score(r, q, ITEMS, all, &e));
-        double t2 = seconds();
+        double t2 = cpu_seconds();
         best_one = t1 - t0 < best_one ? t1 - t0 : best_one;
         best_all = t2 - t1 < best_all ? t2 - t1 : best_all;
     }
     assert_memory_equal(one, all, sizeof one);
-    printf("# 32 items, 400 tokens shared: %.2f ms one at a time, %.2f ms together, %.1f times as fast\n",
+    printf("# 32 items, 400 tokens shared: %.2f ms of processor time one at a time, %.2f ms together, %.1f times as "
+           "fast\n",
            best_one * 1e3, best_all * 1e3, best_one / best_all);
     assert_true(best_one >= 5 * best_all);
     reward_close(r);
