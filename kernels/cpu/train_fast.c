@@ -100,9 +100,16 @@ static void turn_dy(void *arg, int i, int thread)
     const struct turning *a = arg;
     (void)thread;
     int64_t first = (int64_t)i * PANEL, end = first + PANEL < a->n ? first + PANEL : a->n;
-    for (int64_t t = 0; t < a->rows; t++)
+    /* squares, by way of a small one: rows whose distance is a power of two would push each other out of the cache */
+    float square[PANEL][PANEL];
+    for (int64_t from = 0; from < a->rows; from += PANEL) {
+        int64_t rows = from + PANEL < a->rows ? PANEL : a->rows - from;
+        for (int64_t t = 0; t < rows; t++)
+            for (int64_t o = first; o < end; o++)
+                square[o - first][t] = a->dy[(from + t) * a->n + o];
         for (int64_t o = first; o < end; o++)
-            a->turned[o * a->rows + t] = a->dy[t * a->n + o];
+            memcpy(a->turned + o * a->rows + from, square[o - first], (size_t)rows * sizeof **square);
+    }
 }
 
 struct columns {
