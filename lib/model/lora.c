@@ -194,11 +194,11 @@ static int make_branch(struct trainable *t, const struct plan_item *it, struct b
     return 0;
 }
 
-int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all)
+int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all, int64_t *ranks)
 {
     int64_t n = 0;
     struct plan p;
-    *all = 0;
+    *all = *ranks = 0;
     plan_make(&p, m);
     for (size_t i = 0; i < p.n; i++) {
         const struct plan_item *it = &p.item[i];
@@ -210,10 +210,12 @@ int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_
             snprintf(module, sizeof module, "%.*s", (int)(strlen(it->part[k].name) - strlen(".weight")),
                      it->part[k].name);
             *all += size;
-            if (!lora)
+            if (!lora) {
                 n += size;
-            else if (layer && is_target(lora->targets ? lora->targets : "all-linear", module))
+            } else if (layer && is_target(lora->targets ? lora->targets : "all-linear", module)) {
                 n += lora->rank * (it->cols + it->part[k].rows);
+                *ranks += lora->rank;
+            }
         }
     }
     plan_release(&p);
@@ -238,7 +240,9 @@ int lora_load(struct trainable *t, const char *dir, struct err *e)
     struct safetensors *st;
     char *path = path_join(dir, "adapter_model.safetensors");
     int rc = safetensors_open(&st, path, e);
-    if (rc == 0 && safetensors_count(st) != t->nparams)
+    /* PEFT keeps an encoder's classifier in the adapter: the base's own */
+    if (rc == 0 && safetensors_count(st) != t->nparams &&
+        safetensors_count(st) != t->nparams + (t->m->c.encoder ? 2 : 0))
         rc = err_set(e, "%s: %zu tensors, this model with these targets has %zu", path, safetensors_count(st),
                      t->nparams);
     for (size_t i = 0; rc == 0 && i < t->nparams; i++) {

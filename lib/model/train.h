@@ -67,8 +67,9 @@ void trainable_close(struct trainable *t); /* the model stays as it is; full: wi
 int64_t trainable_activation_bytes(const struct model_config *c, int rows, int head_rows, bool recompute);
 int64_t trainable_state_bytes(const struct trainable *t);
 
-/* How many numbers of a model would be trained, and how many it has (without reading any). */
-int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all);
+/* How many numbers of a model would be trained, how many it has, and the ranks of all adapters together (nothing is
+ * read for it). */
+int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all, int64_t *ranks);
 
 struct device *trainable_device(const struct trainable *t);
 size_t trainable_params(const struct trainable *t);
