@@ -418,7 +418,7 @@ static int write_parts(struct train *t, const char *part, const char *adapter, c
     if (!is_lora())
         return write_model(t, part, e);
     return make_folder(adapter, e) < 0 || make_folder(model, e) < 0 ||
-                   output_adapter(adapter, t->t, &t->lora, t->config.encoder, t->place.name, e) < 0 ||
+                   output_adapter(adapter, t->t, &t->lora, &t->config, t->place.name, e) < 0 ||
                    output_tokenizer(adapter, t->tokenizer, e) < 0 || write_model(t, model, e) < 0
                ? -1
                : 0;

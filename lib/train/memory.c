@@ -33,17 +33,39 @@ static int64_t file_bytes(const struct model *m)
     return n;
 }
 
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What the device turns and packs for the gradient of one matrix: its rows of dy and x once more, the widest matrix
+ * counts. */
+static int64_t scratch_bytes(const struct model_config *c, const struct trainable_options *o, int head_rows)
+{
+    int64_t q = (int64_t)c->heads * c->head_dim, qkv = q + 2 * (int64_t)c->kv_heads * c->head_dim;
+    int64_t up = (c->encoder ? 1 : 2) * (int64_t)c->ffn, rank = o->lora ? o->lora->rank : 0;
+    int64_t in = o->lora ? 3 * rank : c->hidden, out = larger(larger(qkv, up), larger(c->hidden, c->ffn));
+    int64_t widest = (int64_t)o->max_rows * (out + (in + 15) / 16 * 16);
+    if (!o->lora)
+        widest = larger(widest, (int64_t)head_rows * ((c->encoder ? c->labels : c->vocab) + (c->hidden + 15)));
+    return 4 * widest;
+}
+
+static const int64_t program_bytes = 8 << 20; /* libraries, tokenizer, rows */
+
 void memory_plan(struct memory_plan *p, struct model *m, const struct trainable_options *o)
 {
     *p = (struct memory_plan){ .rows = o->max_rows };
-    p->trained = trainable_count(m, o->lora, &p->all);
+    int64_t ranks;
+    p->trained = trainable_count(m, o->lora, &p->all, &ranks);
     int64_t mapped = file_bytes(m);
     /* packed twice: for the way there and the way back; two bytes stay two bytes */
     p->weights = o->lora ? 3 * mapped : mapped + 8 * p->all;
-    p->state = 16 * p->trained;
-    p->activations =
-        trainable_activation_bytes(&m->c, o->max_rows, o->max_rows < 1024 ? o->max_rows : 1024, o->recompute);
-    p->total = p->weights + p->state + p->activations;
+    p->state = (o->lora ? 32 : 16) * p->trained; /* adapters also stacked, and packed both ways */
+    int head = o->max_rows < 1024 ? o->max_rows : 1024;
+    p->activations = trainable_activation_bytes(&m->c, o->max_rows, head, o->recompute) +
+                     scratch_bytes(&m->c, o, head) + 8 * ranks * o->max_rows;
+    p->total = program_bytes + p->weights + p->state + p->activations;
 }
 
 static void put_size(struct buf *b, int64_t bytes)

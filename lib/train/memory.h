@@ -10,10 +10,10 @@ struct buf;
 struct err;
 
 struct memory_plan {
-    int64_t weights;     /* the checkpoint as it lies in memory, and packed for multiplication both ways */
-    int64_t state;       /* what is trained: values, gradients, two moments, F32 */
-    int64_t activations; /* of one pass */
-    int64_t total;
+    int64_t weights;      /* the checkpoint as it lies in memory, and packed for multiplication both ways */
+    int64_t state;        /* what is trained: values, gradients, two moments, F32 */
+    int64_t activations;  /* of one pass, and what the device needs beside them */
+    int64_t total;        /* and the program itself */
     int64_t trained, all; /* how many numbers */
     int rows;             /* of a pass */
 };

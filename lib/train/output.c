@@ -81,12 +81,29 @@ static int adapter_config(const char *dir, struct trainable *t, const struct lor
     return rc;
 }
 
-int output_adapter(const char *dir, struct trainable *t, const struct lora_options *lora, bool encoder,
+/* PEFT takes the classifier out of an adapter for token classification: the base's, which stays as it is. */
+static const struct {
+    const char *name, *saved;
+} kept_whole[] = { { "classifier.weight", "base_model.model.classifier.weight" },
+                   { "classifier.bias", "base_model.model.classifier.bias" } };
+
+static int put_kept(struct st_writer *w, size_t i, struct trainable *t, const char *name, struct err *e)
+{
+    float *v = NULL;
+    int64_t n = 0;
+    int rc = trainable_tensor(t, name, false, &v, &n, e);
+    if (rc == 0)
+        rc = st_writer_put(w, i, v, (uint64_t)n * sizeof *v, e);
+    free(v);
+    return rc;
+}
+
+int output_adapter(const char *dir, struct trainable *t, const struct lora_options *lora, const struct model_config *c,
                    const char *base, struct err *e)
 {
-    size_t n = trainable_params(t);
+    size_t n = trainable_params(t), kept = c->encoder ? 2 : 0;
     struct device *d = trainable_device(t);
-    struct st_entry *entry = xcalloc(n + 1, sizeof *entry);
+    struct st_entry *entry = xcalloc(n + 3, sizeof *entry);
     struct st_writer *w = NULL;
     char *path = path_join(dir, "adapter_model.safetensors");
     for (size_t i = 0; i < n; i++) {
@@ -94,9 +111,13 @@ int output_adapter(const char *dir, struct trainable *t, const struct lora_optio
         entry[i] =
             (struct st_entry){ .name = p->part[0].name, .dtype = ST_F32, .rank = 2, .shape = { p->rows, p->cols } };
     }
-    int rc = adapter_config(dir, t, lora, encoder, base, e);
+    for (size_t i = 0; i < kept; i++)
+        entry[n + i] = (struct st_entry){
+            .name = kept_whole[i].saved, .dtype = ST_F32, .rank = i ? 1 : 2, .shape = { c->labels, c->hidden }
+        };
+    int rc = adapter_config(dir, t, lora, c->encoder, base, e);
     if (rc == 0)
-        rc = st_writer_open(&w, path, entry, n, e);
+        rc = st_writer_open(&w, path, entry, n + kept, e);
     for (size_t i = 0; rc == 0 && i < n; i++) {
         const struct param *p = trainable_param(t, i);
         size_t count = (size_t)(p->rows * p->cols);
@@ -106,6 +127,8 @@ int output_adapter(const char *dir, struct trainable *t, const struct lora_optio
             rc = st_writer_put(w, i, v, count * sizeof *v, e);
         free(v);
     }
+    for (size_t i = 0; rc == 0 && i < kept; i++)
+        rc = put_kept(w, n + i, t, kept_whole[i].name, e);
     if (rc == 0)
         rc = st_writer_commit(w, e);
     st_writer_close(w);

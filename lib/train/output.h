@@ -15,7 +15,7 @@
 struct err;
 
 /* adapter_config.json and adapter_model.safetensors; base: the name that PEFT finds the base model by. */
-int output_adapter(const char *dir, struct trainable *t, const struct lora_options *lora, bool encoder,
+int output_adapter(const char *dir, struct trainable *t, const struct lora_options *lora, const struct model_config *c,
                    const char *base, struct err *e);
 
 enum output_dtype { OUTPUT_BASE, OUTPUT_F32, OUTPUT_BF16 }; /* BASE: every tensor as the base has it (else F32) */

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "io/record.h"
+#include "model/dual.h"
 #include "model/model.h"
 #include "text/template.h"
 #include "text/tokenizer.h"
@@ -15,6 +16,7 @@ struct rows_inside {
     char *dir;
     struct tokenizer *tok;
     struct chat_template *chat; /* opened by the first conversation */
+    struct dual *dual;          /* NULL: an ordinary model */
     struct tokens prefix, full;
     struct buf given, text; /* the two renderings */
     int32_t *labels;        /* of the row in hand */
@@ -28,7 +30,7 @@ int rows_open(struct rows **out, const struct rows_spec *spec, struct err *e)
     *out = NULL;
     in->spec = *spec;
     in->dir = xstrdup(spec->dir);
-    if (tokenizer_open(&in->tok, spec->dir, e) < 0) {
+    if (tokenizer_open(&in->tok, spec->dir, e) < 0 || dual_open(&in->dual, spec->dir, in->tok, e) < 0) {
         rows_close(r);
         return -1;
     }
@@ -41,6 +43,7 @@ void rows_close(struct rows *r)
     if (!r)
         return;
     struct rows_inside *in = r->inside;
+    dual_close(in->dual);
     chat_template_close(in->chat);
     tokenizer_close(in->tok);
     tokens_release(&in->prefix);
@@ -281,6 +284,8 @@ static int add_chat(struct rows *r, const struct rec *rec, struct json messages,
             return not_a_prefix(in, rec, i, e);
     if (in->full.n > (size_t)in->spec.max_length && in->spec.cut_middle && cut_middle(in, first))
         r->cut++;
+    if (in->dual)
+        dual_remap(in->dual, in->full.id, (int64_t)first, (int64_t)in->full.n);
     int32_t *labels = labels_room(in, in->full.n + 1);
     for (size_t i = 0; i < in->full.n; i++)
         labels[i] = i < first ? -100 : in->full.id[i];

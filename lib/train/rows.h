@@ -16,7 +16,8 @@
  *
  * A row longer than max_length is dropped and counted. With cut_middle, the middle of a conversation's reasoning is
  * taken out instead (what lies between prompt and </think>, or in front of the answer's sentence); the answer and the
- * end of the turn are never cut. A row that would train on nothing is refused. */
+ * end of the turn are never cut. For a dual model the reasoning of a conversation, up to its think end, becomes latent
+ * ids. A row that would train on nothing is refused. */
 #ifndef LATENT_TRAIN_ROWS_H
 #define LATENT_TRAIN_ROWS_H
 
