@@ -44,7 +44,8 @@ LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 TOOLS := $(filter-out tool,$(patsubst tools/%.c,%,$(sort $(wildcard tools/*.c))))
 PROGRAMS := $(TOOLS:%=$(BIN)/%)
 UNIT_SRC := $(sort $(wildcard tests/unit/*_test.c tests/kernels/*_test.c))
-UNITS := $(UNIT_SRC:tests/%.c=$(B)/tests/%)
+CUDA_TEST_SRC := $(sort $(wildcard tests/cuda/*_test.c))
+UNITS := $(UNIT_SRC:tests/%.c=$(B)/tests/%) $(CUDA_TEST_SRC:tests/%.c=$(B)/tests/%)
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/*_fuzz.c))
 REPLAYS := $(FUZZ_SRC:tests/fuzz/%.c=$(B)/fuzz/%)
 BENCH_SRC := $(sort $(wildcard tests/bench/*_bench.c))
@@ -59,7 +60,8 @@ help:
 	  'make test         every test; ends with N passed, N failed, N skipped' \
 	  'make unit|cli     only the C tests | only the command-line tests' \
 	  'make asan=1 test  the same under the address and undefined-behaviour sanitizers' \
-	  'make bench        timings, as shares of the machine'"'"'s limit or of a peer' \
+	  'make cuda         the CUDA plugin, build/cuda/latent_cuda.so (needs nvcc; also part of make test)' \
+  'make bench        timings, as shares of the machine'"'"'s limit or of a peer' \
 	  'make fuzz         ten minutes of libFuzzer per target (FUZZ_SECONDS=600, needs clang)' \
 	  'make lint         clang-format, headers alone, cppcheck, clang-tidy' \
 	  'make install      to $$PREFIX (/usr/local), DESTDIR honoured' \
@@ -97,6 +99,48 @@ $(BIN)/%: $(B)/tools/%.o $(B)/tools/tool.o $(B)/liblatent.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
 
+# ---- CUDA ----
+# The kernels twice: as host C++ over the emulation, for the tests, and by nvcc, where there is one, into the plugin. Both
+# see the checksum of what program and plugin share.
+CXX ?= g++
+NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
+HAVE_CXX := $(if $(shell command -v $(CXX)),1)
+BUILD_ID := $(VERSION)-$(firstword $(shell cat kernels/kernels.h kernels/plugin.h lib/base/err.h | cksum))
+CUDA_NAMES := rows attend attend_mma ends sample device
+EMU_OBJ := $(CUDA_NAMES:%=$(B)/emu/%.o) $(B)/emu/emu.o $(B)/emu/rt_emu.o
+PLUGIN := $(if $(filter-out 1,$(asan)),$(if $(NVCC),$(B)/cuda/latent_cuda.so))
+CXX_FLAGS := -std=c++17 -D_DEFAULT_SOURCE -DLATENT_BUILD_ID='"$(BUILD_ID)"' -Wall -Wextra -Wshadow -ffp-contract=off -fno-exceptions \
+  -fno-rtti -fno-threadsafe-statics $(if $(filter 1,$(WERROR)),-Werror) $(OPT) -I. -Ilib
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo -fmad=false -DLATENT_BUILD_ID='"$(BUILD_ID)"' -I. -Ilib -gencode arch=compute_80,code=[sm_80,compute_80] \
+  -gencode arch=compute_90a,code=sm_90a -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(if $(filter 1,$(WERROR)),-Xcompiler -Werror)
+$(B)/kernels/plugin.o $(CUDA_TEST_SRC:%.c=$(B)/%.o): EXTRA := -DLATENT_BUILD_ID='"$(BUILD_ID)"' $(if $(HAVE_CXX),,-DNO_EMULATION)
+$(B)/emu/%.o: kernels/cuda/%.cu $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,CXX,$@)
+	$(Q)$(CXX) $(CXX_FLAGS) -MMD -MP -x c++ -c $< -o $@
+$(B)/emu/%.o: kernels/cuda/emu/%.cpp $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,CXX,$@)
+	$(Q)$(CXX) $(CXX_FLAGS) -MMD -MP -c $< -o $@
+$(CUDA_TEST_SRC:%.c=$(B)/%): $(B)/tests/cuda/%: $(B)/tests/cuda/%.o $(if $(HAVE_CXX),$(EMU_OBJ)) $(B)/liblatent.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -pthread $^ -lcmocka $(LIBS) -o $@
+$(B)/cuda/%.o: kernels/cuda/%.cu $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -c $< -o $@
+$(B)/cuda/err.o: lib/base/err.c $(B)/flags
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c $< -o $@
+# cuBLASLt is found where nvcc found it, or where the system keeps its libraries
+$(B)/cuda/latent_cuda.so: $(CUDA_NAMES:%=$(B)/cuda/%.o) $(B)/cuda/rt_cuda.o $(B)/cuda/err.o
+	$(call say,LINK,$@)
+	$(Q)$(NVCC) -shared -cudart static $^ -lcublasLt -Xlinker -rpath,$(dir $(NVCC))../lib64 -o $@
+.PHONY: cuda
+cuda: $(PLUGIN)
+
 # ---- tests ----
 $(B)/tests/%: $(B)/tests/%.o $(B)/liblatent.a
 	@mkdir -p $(@D)
@@ -104,10 +148,10 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/liblatent.a
 	$(Q)$(CC) $(LDFLAGS) -pthread $^ -lcmocka $(LIBS) -o $@
 
 .PHONY: test unit cli everything
-everything: $(PROGRAMS) $(UNITS) $(REPLAYS) $(BENCHES)
-test: $(PROGRAMS) $(UNITS) $(REPLAYS)
+everything: $(PROGRAMS) $(UNITS) $(REPLAYS) $(BENCHES) $(PLUGIN)
+test: $(PROGRAMS) $(UNITS) $(REPLAYS) $(PLUGIN)
 	@BIN=$(BIN) BUILD=$(B) tests/run $(UNITS) $(sort $(wildcard tests/cli/*.bats tests/fault/*.bats tests/fuzz/*.bats))
-unit: $(UNITS)
+unit: $(UNITS) $(PLUGIN)
 	@BIN=$(BIN) BUILD=$(B) tests/run $(UNITS)
 cli: $(PROGRAMS)
 	@BIN=$(BIN) BUILD=$(B) tests/run $(sort $(wildcard tests/cli/*.bats tests/fault/*.bats))
@@ -149,7 +193,7 @@ bench: $(PROGRAMS) $(BENCHES)
 	@for s in $(sort $(wildcard tests/bench/*_bench.sh)); do BIN=$(BIN) $$s; done
 
 # ---- lint ----
-C_ALL := $(sort $(wildcard lib/*/*.[ch] kernels/*.[ch] kernels/cpu/*.[ch] tools/*.[ch] tests/unit/*.[ch] tests/kernels/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch]))
+C_ALL := $(sort $(wildcard lib/*/*.[ch] kernels/*.[ch] kernels/cpu/*.[ch] tools/*.[ch] tests/unit/*.[ch] tests/kernels/*.[ch] tests/cuda/*.[ch] tests/fuzz/*.[ch] tests/bench/*.[ch]))
 C_CHECKED := $(filter %.c,$(filter lib/% kernels/% tools/%,$(C_ALL)))
 .PHONY: lint lint-format lint-headers lint-cppcheck lint-tidy
 lint: lint-format lint-headers lint-cppcheck lint-tidy

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/plugin.h"
 
 size_t dtype_size(enum dtype t)
 {
@@ -35,10 +36,10 @@ int device_open(struct device **out, const char *name, int threads, struct err *
     const char *numerics = getenv("LATENT_NUMERICS");
     if (numerics && strcmp(numerics, "base") != 0)
         return err_set(e, "LATENT_NUMERICS is '%s': only 'base' can be asked for", numerics);
-    if (!strcmp(name, "cpu") || !strcmp(name, "auto"))
+    if (!strcmp(name, "cpu") || !strcmp(name, "auto")) /* auto: until the plugin has proved itself on a device */
         return cpu_open(out, cpu_best(), threads, e);
     if (is_cuda(name))
-        return err_set(e, "device %s: this build has no CUDA devices yet", name);
+        return plugin_open(out, name, e);
     return err_set(e, "unknown device '%s': expected auto, cpu, cpu-oracle or cuda:N", name);
 }
 
@@ -52,5 +53,7 @@ const char *device_numerics(const char *name)
 {
     if (!strcmp(name, "cpu-oracle"))
         return cpu_numerics(CPU_ORACLE);
+    if (is_cuda(name))
+        return PLUGIN_NUMERICS;
     return cpu_numerics(cpu_best());
 }

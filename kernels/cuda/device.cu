@@ -1,0 +1,761 @@
+/* device.cu - struct device over the kernels: memory, shape checks, one operation after another.
+ *
+ * Shapes are checked here, once, as front.c does it for the CPU; what lies in device memory (ids, page tables) is not
+ * looked at. Activations are F32, caches F32 or BF16. Weights keep bf16 when every part is bf16 and become F32 otherwise
+ * (f16 included: exact). The first failure is kept, later operations do nothing, the next waiting call reports it.
+ * Operations of training are not there yet: calling one is such a failure. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/rt.h"
+extern "C" {
+#include "kernels/plugin.h"
+}
+
+struct tensor {
+    void *data;
+    enum dtype dtype;
+    int64_t rows, cols;
+};
+
+struct weight {
+    void *data;
+    bool bf16;
+    int64_t rows, cols;
+};
+
+struct read_ticket {
+    rt_ticket *t; /* NULL: the device had failed */
+};
+
+struct cuda {
+    struct device d; /* first */
+    char name[32];
+    rt *r;
+    bool failed;
+    err reason;
+    void *scratch;
+    size_t scratch_bytes;
+    int32_t *failure; /* [2], device: see sample_op */
+};
+
+static cuda *of(device *d)
+{
+    return reinterpret_cast<cuda *>(d);
+}
+
+static void fail(cuda *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void fail(cuda *c, const char *fmt, ...)
+{
+    if (c->failed)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(c->reason.msg, sizeof c->reason.msg, fmt, ap);
+    va_end(ap);
+    c->failed = true;
+}
+
+/* Notes a failure of the machine. */
+static void note(cuda *c, int rc, const err &why)
+{
+    if (rc < 0)
+        fail(c, "%s: %s", c->name, why.msg);
+}
+
+static bool alive(cuda *c)
+{
+    rt_enter(c->r);
+    return !c->failed;
+}
+
+static void launched(cuda *c)
+{
+    err e;
+    note(c, rt_launched(c->r, &e), e);
+}
+
+static int report(cuda *c, err *e)
+{
+    return c->failed ? err_set(e, "%s", c->reason.msg) : 0;
+}
+
+[[noreturn]] static void bug(const char *op, const char *what)
+{
+    fprintf(stderr, "latent: bug: %s: %s\n", op, what);
+    abort();
+}
+
+#define WANT(op, cond)                                                                                                 \
+    do {                                                                                                               \
+        if (!(cond))                                                                                                   \
+            bug(op, "wrong shape or type: " #cond);                                                                    \
+    } while (0)
+
+static bool is(const tensor *t, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    return t && t->dtype == dtype && t->rows >= rows && t->cols == cols;
+}
+
+static bool holds(const tensor *t, enum dtype dtype, int64_t n)
+{
+    return t && t->dtype == dtype && t->rows * t->cols >= n;
+}
+
+static bool caches(const tensor *k, const tensor *v, int64_t kv)
+{
+    return k && v && (k->dtype == DTYPE_F32 || k->dtype == DTYPE_BF16) && k->cols == kv && v->dtype == k->dtype &&
+           v->cols == kv && v->rows == k->rows;
+}
+
+static float *f32(const tensor *t)
+{
+    return t ? static_cast<float *>(t->data) : nullptr;
+}
+
+static int32_t *i32(const tensor *t)
+{
+    return t ? static_cast<int32_t *>(t->data) : nullptr;
+}
+
+static size_t size_of(enum dtype t)
+{
+    return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : t == DTYPE_U8 ? 1 : 2;
+}
+
+static void *scratch(cuda *c, size_t bytes)
+{
+    err e;
+    if (c->scratch_bytes >= bytes)
+        return c->scratch;
+    rt_free(c->r, c->scratch);
+    c->scratch = nullptr;
+    c->scratch_bytes = 0;
+    bytes += bytes / 4;
+    int rc = rt_alloc(c->r, &c->scratch, bytes, "work space", &e);
+    note(c, rc, e);
+    c->scratch_bytes = rc < 0 ? 0 : bytes;
+    return c->scratch;
+}
+
+/* ---- memory ---- */
+
+static int new_memory(cuda *c, void **out, int64_t rows, int64_t cols, size_t size, const char *what, err *e)
+{
+    size_t n;
+    if (rows < 0 || cols < 0)
+        bug("tensor_new", what);
+    if (__builtin_mul_overflow(static_cast<size_t>(rows), static_cast<size_t>(cols), &n) || n > SIZE_MAX / 8)
+        return err_set(e, "no memory for the %s: %lld x %lld elements", what, static_cast<long long>(rows),
+                       static_cast<long long>(cols));
+    return rt_alloc(c->r, out, n * size, what, e);
+}
+
+static int tensor_new(device *d, tensor **out, enum dtype t, int64_t rows, int64_t cols, const char *what, err *e)
+{
+    void *data = nullptr;
+    *out = nullptr;
+    rt_enter(of(d)->r);
+    if (new_memory(of(d), &data, rows, cols, size_of(t), what, e) < 0)
+        return -1;
+    tensor *x = static_cast<tensor *>(malloc(sizeof *x));
+    if (!x || rt_zero(of(d)->r, data, static_cast<size_t>(rows * cols) * size_of(t), e) < 0) {
+        rt_free(of(d)->r, data);
+        free(x);
+        return x ? -1 : err_set(e, "no memory");
+    }
+    *x = tensor{ data, t, rows, cols };
+    *out = x;
+    return 0;
+}
+
+static void tensor_free(device *d, tensor *t)
+{
+    if (!t)
+        return;
+    rt_enter(of(d)->r);
+    rt_free(of(d)->r, t->data);
+    free(t);
+}
+
+static int64_t tensor_rows(const tensor *t)
+{
+    return t->rows;
+}
+
+static int64_t tensor_cols(const tensor *t)
+{
+    return t->cols;
+}
+
+static char *range_of(const tensor *t, size_t first, size_t n, const char *op)
+{
+    size_t all = static_cast<size_t>(t->rows * t->cols);
+    WANT(op, first <= all && n <= all - first);
+    return static_cast<char *>(t->data) + first * size_of(t->dtype);
+}
+
+static void tensor_write(device *d, tensor *t, size_t first, const void *host, size_t n)
+{
+    cuda *c = of(d);
+    err e;
+    char *to = range_of(t, first, n, "tensor_write");
+    if (alive(c))
+        note(c, rt_write(c->r, to, host, n * size_of(t->dtype), &e), e);
+}
+
+/* What the sampler could not say while it ran. */
+static void look_for_failure(cuda *c)
+{
+    int32_t failure[2] = { 0, 0 };
+    err e;
+    if (c->failed)
+        return;
+    note(c, rt_read(c->r, failure, c->failure, sizeof failure, &e), e);
+    if (failure[0] == SAMPLE_NAN)
+        fail(c, "NaN in logits of sampler slot %d", failure[1]);
+    else if (failure[0] == SAMPLE_NO_ID)
+        fail(c, "sampler slot %d allows no id at all", failure[1]);
+}
+
+static int tensor_read(device *d, const tensor *t, size_t first, void *host, size_t n, err *e)
+{
+    cuda *c = of(d);
+    err why;
+    const char *from = range_of(t, first, n, "tensor_read");
+    if (alive(c))
+        note(c, rt_read(c->r, host, from, n * size_of(t->dtype), &why), why);
+    look_for_failure(c);
+    return report(c, e);
+}
+
+static int read_begin(device *d, read_ticket **out, const tensor *t, size_t first, size_t n, err *e)
+{
+    cuda *c = of(d);
+    err why;
+    const char *from = range_of(t, first, n, "read_begin");
+    read_ticket *k = static_cast<read_ticket *>(calloc(1, sizeof *k));
+    *out = k;
+    if (!k)
+        return err_set(e, "no memory");
+    if (alive(c))
+        note(c, rt_ticket_begin(c->r, &k->t, from, n * size_of(t->dtype), &why), why);
+    return 0;
+}
+
+/* A sampler's failure is not looked for here (that would wait for everything enqueued since): its rows carry -1, and the
+ * next tensor_read or sync says why. */
+static int read_wait(device *d, read_ticket *k, void *host, err *e)
+{
+    cuda *c = of(d);
+    err why;
+    rt_enter(c->r);
+    if (k->t)
+        note(c, rt_ticket_wait(c->r, k->t, host, &why), why);
+    free(k);
+    return report(c, e);
+}
+
+static int sync(device *d, err *e)
+{
+    cuda *c = of(d);
+    err why;
+    if (alive(c))
+        note(c, rt_sync(c->r, &why), why);
+    look_for_failure(c);
+    return report(c, e);
+}
+
+/* ---- weights: the mapped checkpoint goes through pinned buffers, converted on the way where it must be ---- */
+
+struct weight_source {
+    const weight_part *part;
+    int64_t cols;
+    bool bf16;
+};
+
+static float float_of_half(uint16_t h)
+{
+    uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff, u;
+    float f;
+    if (exponent == 0) {
+        f = static_cast<float>(fraction) / 16777216.0f; /* subnormal: exact */
+        return sign ? -f : f;
+    }
+    u = exponent == 31 ? sign | 0x7f800000 | fraction << 13 : sign | (exponent + 112) << 23 | fraction << 13;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* Bytes at .. at+n of the stacked parts, as they will lie on the device. Pieces end at elements: all are multiples of 4. */
+static void fill_weight(void *arg, size_t at, size_t n, void *buffer)
+{
+    const weight_source *s = static_cast<const weight_source *>(arg);
+    size_t size = s->bf16 ? 2 : 4, first = at / size, left = n / size;
+    char *to = static_cast<char *>(buffer);
+    const weight_part *p = s->part;
+    while (left > 0) {
+        size_t in_part = static_cast<size_t>(p->rows * s->cols);
+        if (first >= in_part) {
+            first -= in_part;
+            p++;
+            continue;
+        }
+        size_t take = in_part - first < left ? in_part - first : left;
+        const char *from = static_cast<const char *>(p->host) + first * size_of(p->dtype);
+        if (size_of(p->dtype) == size) {
+            memcpy(to, from, take * size);
+        } else {
+            for (size_t i = 0; i < take; i++) {
+                uint16_t h;
+                memcpy(&h, from + 2 * i, 2); /* checkpoints do not align their tensors */
+                uint32_t u = static_cast<uint32_t>(h) << 16;
+                float f = p->dtype == DTYPE_F16 ? float_of_half(h) : 0;
+                memcpy(to + 4 * i, p->dtype == DTYPE_F16 ? static_cast<void *>(&f) : static_cast<void *>(&u), 4);
+            }
+        }
+        to += take * size;
+        left -= take;
+        first = 0;
+        p++;
+    }
+}
+
+static int weight_new(device *d, weight **out, const weight_part *parts, int nparts, int64_t cols, const char *what, err *e)
+{
+    cuda *c = of(d);
+    weight_source s = { parts, cols, true };
+    int64_t rows = 0;
+    *out = nullptr;
+    for (int i = 0; i < nparts; i++) {
+        rows += parts[i].rows;
+        s.bf16 = s.bf16 && parts[i].dtype == DTYPE_BF16;
+    }
+    rt_enter(c->r);
+    weight *w = static_cast<weight *>(calloc(1, sizeof *w));
+    if (!w)
+        return err_set(e, "no memory");
+    *w = weight{ nullptr, s.bf16, rows, cols };
+    size_t size = s.bf16 ? 2 : 4;
+    if (new_memory(c, &w->data, rows, cols, size, what, e) < 0 ||
+        rt_upload(c->r, w->data, static_cast<size_t>(rows * cols) * size, fill_weight, &s, e) < 0) {
+        rt_free(c->r, w->data);
+        free(w);
+        return -1;
+    }
+    *out = w;
+    return 0;
+}
+
+static void weight_free(device *d, weight *w)
+{
+    if (!w)
+        return;
+    rt_enter(of(d)->r);
+    rt_free(of(d)->r, w->data);
+    free(w);
+}
+
+static int weight_from_tensor(device *d, weight **out, const tensor *, const char *what, err *e)
+{
+    *out = nullptr;
+    return err_set(e, "%s: trainable weights (%s) are not built for CUDA yet; --device cpu trains", of(d)->name, what);
+}
+
+static void close_device(device *d)
+{
+    cuda *c = of(d);
+    rt_enter(c->r);
+    rt_free(c->r, c->scratch);
+    rt_free(c->r, c->failure);
+    rt_close(c->r);
+    free(c);
+}
+
+/* ---- rows in, rows out ---- */
+
+static void embed_or_add(device *d, tensor *y, const weight *table, const tensor *ids, int rows, bool add, const char *op)
+{
+    cuda *c = of(d);
+    WANT(op, is(y, DTYPE_F32, rows, table->cols) && holds(ids, DTYPE_I32, rows));
+    if (!alive(c))
+        return;
+    op_embed(rt_stream(c->r), f32(y), table->data, table->bf16, i32(ids), rows, static_cast<int>(table->cols), add);
+    launched(c);
+}
+
+static void embed(device *d, tensor *y, const weight *table, const tensor *ids, int rows)
+{
+    embed_or_add(d, y, table, ids, rows, false, "embed");
+}
+
+static void add_row(device *d, tensor *y, const weight *table, const tensor *ids, int rows)
+{
+    embed_or_add(d, y, table, ids, rows, true, "add_row");
+}
+
+static void linear(device *d, tensor *y, const tensor *x, const weight *w, const tensor *bias, int rows, bool add)
+{
+    cuda *c = of(d);
+    WANT("linear", is(y, DTYPE_F32, rows, w->rows) && is(x, DTYPE_F32, rows, w->cols) && y->data != x->data);
+    WANT("linear", !bias || holds(bias, DTYPE_F32, w->rows));
+    if (!alive(c) || rows <= 0)
+        return;
+    void *rounded = w->bf16 ? scratch(c, static_cast<size_t>(rows) * static_cast<size_t>(w->cols) * 2) : nullptr;
+    if (c->failed)
+        return;
+    err e;
+    linear_op o = { f32(y), f32(x), w->data, w->bf16, f32(bias), rows, static_cast<int>(w->rows), static_cast<int>(w->cols),
+                    add,    rounded };
+    note(c, rt_linear(c->r, o, &e), e);
+    launched(c);
+}
+
+static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, float eps, int rows, int cols)
+{
+    cuda *c = of(d);
+    WANT("rmsnorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols) && holds(g, DTYPE_F32, cols));
+    if (!alive(c))
+        return;
+    op_rmsnorm(rt_stream(c->r), f32(y), f32(x), nullptr, f32(g), eps, rows, cols);
+    launched(c);
+}
+
+static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, const tensor *b, float eps, int rows, int cols)
+{
+    cuda *c = of(d);
+    WANT("layernorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols));
+    WANT("layernorm", holds(g, DTYPE_F32, cols) && holds(b, DTYPE_F32, cols));
+    if (!alive(c))
+        return;
+    op_layernorm(rt_stream(c->r), f32(y), f32(x), f32(g), f32(b), eps, rows, cols);
+    launched(c);
+}
+
+static void add(device *d, tensor *y, const tensor *x, int64_t n)
+{
+    cuda *c = of(d);
+    WANT("add", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    if (!alive(c))
+        return;
+    op_add(rt_stream(c->r), f32(y), f32(x), n);
+    launched(c);
+}
+
+static void silu_mul(device *d, tensor *y, const tensor *gate_up, int rows, int cols)
+{
+    cuda *c = of(d);
+    WANT("silu_mul", is(y, DTYPE_F32, rows, cols) && is(gate_up, DTYPE_F32, rows, 2 * static_cast<int64_t>(cols)));
+    if (!alive(c))
+        return;
+    op_silu_mul(rt_stream(c->r), f32(y), f32(gate_up), rows, cols);
+    launched(c);
+}
+
+static void gelu(device *d, tensor *y, const tensor *x, int64_t n)
+{
+    cuda *c = of(d);
+    WANT("gelu", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    if (!alive(c))
+        return;
+    op_gelu(rt_stream(c->r), f32(y), f32(x), n);
+    launched(c);
+}
+
+static void gather_rows(device *d, tensor *y, const tensor *x, const tensor *index, int n, int cols)
+{
+    cuda *c = of(d);
+    WANT("gather_rows", is(y, DTYPE_F32, n, cols) && is(x, DTYPE_F32, 0, cols) && holds(index, DTYPE_I32, n));
+    if (!alive(c))
+        return;
+    op_gather(rt_stream(c->r), f32(y), f32(x), i32(index), n, cols);
+    launched(c);
+}
+
+static void copy(device *d, tensor *y, const tensor *x, int64_t n)
+{
+    cuda *c = of(d);
+    err e;
+    WANT("copy", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    if (alive(c))
+        note(c, rt_copy(c->r, y->data, x->data, static_cast<size_t>(n) * 4, &e), e);
+}
+
+static void rope(device *d, const rope_args *a)
+{
+    cuda *c = of(d);
+    int64_t kv = static_cast<int64_t>(a->kv_heads) * a->head_dim;
+    WANT("rope", is(a->qkv, DTYPE_F32, a->rows, static_cast<int64_t>(a->heads) * a->head_dim + 2 * kv));
+    WANT("rope", a->rotary >= 0 && a->rotary % 2 == 0 && a->rotary <= a->head_dim);
+    WANT("rope", !a->q_norm || holds(a->q_norm, DTYPE_F32, a->head_dim));
+    WANT("rope", !a->k_norm || holds(a->k_norm, DTYPE_F32, a->head_dim));
+    WANT("rope", is(a->cos, DTYPE_F32, 0, a->rotary / 2) && is(a->sin, DTYPE_F32, a->cos->rows, a->rotary / 2));
+    WANT("rope", holds(a->table_row, DTYPE_I32, a->rows) && !a->k_cache == !a->v_cache);
+    WANT("rope", !a->k_cache || (caches(a->k_cache, a->v_cache, kv) && holds(a->cache_row, DTYPE_I32, a->rows)));
+    if (!alive(c))
+        return;
+    rope_op o = {};
+    o.qkv = f32(a->qkv);
+    o.q_norm = f32(a->q_norm);
+    o.k_norm = f32(a->k_norm);
+    o.cos = f32(a->cos);
+    o.sin = f32(a->sin);
+    o.eps = a->eps;
+    o.table_row = i32(a->table_row);
+    if (a->k_cache) {
+        o.cache_row = i32(a->cache_row);
+        o.k_cache = a->k_cache->data;
+        o.v_cache = a->v_cache->data;
+        o.cache_bf16 = a->k_cache->dtype == DTYPE_BF16;
+    }
+    o.rows = a->rows;
+    o.heads = a->heads;
+    o.kv_heads = a->kv_heads;
+    o.head_dim = a->head_dim;
+    o.rotary = a->rotary;
+    op_rope(rt_stream(c->r), o);
+    launched(c);
+}
+
+static void attend(device *d, const attend_args *a)
+{
+    cuda *c = of(d);
+    int64_t kv = static_cast<int64_t>(a->kv_heads) * a->head_dim, q = static_cast<int64_t>(a->heads) * a->head_dim;
+    WANT("attend", a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_dim <= 256);
+    WANT("attend", is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
+    WANT("attend", caches(a->k, a->v, kv) && a->page_table->dtype == DTYPE_I32);
+    WANT("attend", holds(a->seq_slot, DTYPE_I32, a->nseq) && holds(a->context, DTYPE_I32, a->nseq));
+    WANT("attend", holds(a->q_begin, DTYPE_I32, a->nseq + 1));
+    if (!alive(c) || a->rows == 0)
+        return;
+    attend_op o = {};
+    o.out = f32(a->out);
+    o.qkv = f32(a->qkv);
+    o.k = a->k->data;
+    o.v = a->v->data;
+    o.cache_bf16 = a->k->dtype == DTYPE_BF16;
+    o.page_table = i32(a->page_table);
+    o.max_pages = static_cast<int>(a->page_table->cols);
+    o.seq_slot = i32(a->seq_slot);
+    o.context = i32(a->context);
+    o.begin = i32(a->q_begin);
+    o.nseq = a->nseq;
+    o.rows = a->rows;
+    o.heads = a->heads;
+    o.kv_heads = a->kv_heads;
+    o.head_dim = a->head_dim;
+    o.scale = a->scale;
+    o.window = a->window;
+    o.causal = true;
+    if (attend_mma_takes(o)) {
+        bool decode = a->rows <= a->nseq; /* a guess at the shape: both ways give the same bits for any batch */
+        void *parts = scratch(c, attend_mma_scratch(o, decode));
+        if (c->failed)
+            return;
+        op_attend_mma(rt_stream(c->r), o, decode, parts);
+    } else {
+        op_attend(rt_stream(c->r), o);
+    }
+    launched(c);
+}
+
+static void attend_varlen(device *d, const attend_varlen_args *a)
+{
+    cuda *c = of(d);
+    int64_t kv = static_cast<int64_t>(a->kv_heads) * a->head_dim, q = static_cast<int64_t>(a->heads) * a->head_dim;
+    WANT("attend_varlen", a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_dim <= 256);
+    WANT("attend_varlen", is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
+    WANT("attend_varlen", holds(a->begin, DTYPE_I32, a->nseq + 1));
+    if (!alive(c) || a->rows == 0)
+        return;
+    attend_op o = {};
+    o.out = f32(a->out);
+    o.qkv = f32(a->qkv);
+    o.begin = i32(a->begin);
+    o.nseq = a->nseq;
+    o.rows = a->rows;
+    o.heads = a->heads;
+    o.kv_heads = a->kv_heads;
+    o.head_dim = a->head_dim;
+    o.scale = a->scale;
+    o.window = a->window;
+    o.causal = a->causal;
+    op_attend(rt_stream(c->r), o);
+    launched(c);
+}
+
+/* ---- ends of the network ---- */
+
+static void logprobs(device *d, tensor *logprob, tensor *entropy, tensor *best, const tensor *logits, const tensor *target,
+                     int n, int vocab)
+{
+    cuda *c = of(d);
+    WANT("logprobs", is(logits, DTYPE_F32, n, vocab) && vocab > 0);
+    WANT("logprobs", holds(target, DTYPE_I32, n) && holds(logprob, DTYPE_F32, n));
+    WANT("logprobs", (!entropy || holds(entropy, DTYPE_F32, n)) && (!best || holds(best, DTYPE_I32, n)));
+    if (!alive(c))
+        return;
+    op_logprobs(rt_stream(c->r), f32(logprob), f32(entropy), i32(best), f32(logits), i32(target), n, vocab);
+    launched(c);
+}
+
+static void sample(device *d, const sample_args *a)
+{
+    cuda *c = of(d);
+    WANT("sample", is(a->logits, DTYPE_F32, a->n, a->vocab) && a->vocab > 0);
+    WANT("sample", is(a->slots, DTYPE_U8, 0, sizeof(sample_slot)));
+    WANT("sample", holds(a->slot_of, DTYPE_I32, a->n) && holds(a->out_id, DTYPE_I32, a->n));
+    WANT("sample", !a->out_logprob || holds(a->out_logprob, DTYPE_F32, a->n));
+    WANT("sample", !a->counts || is(a->counts, DTYPE_I32, a->slots->rows, a->vocab));
+    if (!alive(c))
+        return;
+    if (a->vocab > SAMPLE_VOCAB_MAX) {
+        fail(c, "%s: a vocabulary of %d ids: the sampler takes at most %d", c->name, a->vocab, SAMPLE_VOCAB_MAX);
+        return;
+    }
+    sample_op o = {};
+    o.logits = f32(a->logits);
+    o.slot_of = i32(a->slot_of);
+    o.slots = static_cast<sample_slot *>(a->slots->data);
+    o.counts = i32(a->counts);
+    o.out_id = i32(a->out_id);
+    o.out_logprob = f32(a->out_logprob);
+    o.failure = c->failure;
+    o.n = a->n;
+    o.vocab = a->vocab;
+    op_sample(rt_stream(c->r), o);
+    launched(c);
+}
+
+static void decode_inputs(device *d, const decode_inputs_args *a)
+{
+    cuda *c = of(d);
+    const char *op = "decode_inputs";
+    WANT(op, is(a->slots, DTYPE_U8, 0, sizeof(sample_slot)));
+    WANT(op, holds(a->slot_of, DTYPE_I32, a->n) && holds(a->rope_offset, DTYPE_I32, a->slots->rows));
+    WANT(op, a->page_table->dtype == DTYPE_I32 && a->page_table->rows >= a->slots->rows);
+    WANT(op, holds(a->ids, DTYPE_I32, a->n) && holds(a->table_row, DTYPE_I32, a->n));
+    WANT(op, holds(a->context, DTYPE_I32, a->n) && holds(a->cache_row, DTYPE_I32, a->n));
+    if (!alive(c))
+        return;
+    decode_inputs_op o = { i32(a->slot_of), static_cast<sample_slot *>(a->slots->data),
+                           i32(a->page_table), i32(a->rope_offset), i32(a->ids), i32(a->table_row),
+                           i32(a->context), i32(a->cache_row), a->n, static_cast<int>(a->page_table->cols) };
+    op_decode_inputs(rt_stream(c->r), o);
+    launched(c);
+}
+
+/* ---- what is not there yet: a failure that names itself, never a silent wrong result ---- */
+
+template <class... A> struct missing {
+    template <int op> static void call(device *d, A...);
+};
+
+static const char *const missing_names[] = {
+    "weight_refresh",    "copy_block",    "fill",         "scale",           "dropout",
+    "linear_dx",         "linear_dw",     "embed_backward", "rmsnorm_backward", "layernorm_backward",
+    "silu_mul_backward", "gelu_backward", "rope_backward", "attend_varlen_keep", "attend_varlen_backward",
+    "scatter_rows",      "cross_entropy", "sum_squares",  "adamw",
+};
+
+template <class... A> template <int op> void missing<A...>::call(device *d, A...)
+{
+    fail(of(d), "%s: the operation %s of training is not built for CUDA yet; --device cpu trains", of(d)->name,
+         missing_names[op]);
+}
+
+template <int op, class... A> static void refuse(void (**slot)(device *, A...))
+{
+    *slot = missing<A...>::template call<op>;
+}
+
+static void refuse_training(device *d)
+{
+    refuse<0>(&d->weight_refresh);
+    refuse<1>(&d->copy_block);
+    refuse<2>(&d->fill);
+    refuse<3>(&d->scale);
+    refuse<4>(&d->dropout);
+    refuse<5>(&d->linear_dx);
+    refuse<6>(&d->linear_dw);
+    refuse<7>(&d->embed_backward);
+    refuse<8>(&d->rmsnorm_backward);
+    refuse<9>(&d->layernorm_backward);
+    refuse<10>(&d->silu_mul_backward);
+    refuse<11>(&d->gelu_backward);
+    refuse<12>(&d->rope_backward);
+    refuse<13>(&d->attend_varlen_keep);
+    refuse<14>(&d->attend_varlen_backward);
+    refuse<15>(&d->scatter_rows);
+    refuse<16>(&d->cross_entropy);
+    refuse<17>(&d->sum_squares);
+    refuse<18>(&d->adamw);
+}
+
+static void fill_table(device *d)
+{
+    d->numerics = PLUGIN_NUMERICS;
+    d->tensor_new = tensor_new;
+    d->tensor_free = tensor_free;
+    d->tensor_rows = tensor_rows;
+    d->tensor_cols = tensor_cols;
+    d->tensor_write = tensor_write;
+    d->tensor_read = tensor_read;
+    d->read_begin = read_begin;
+    d->read_wait = read_wait;
+    d->weight_new = weight_new;
+    d->weight_free = weight_free;
+    d->sync = sync;
+    d->close = close_device;
+    d->embed = embed;
+    d->linear = linear;
+    d->rmsnorm = rmsnorm;
+    d->layernorm = layernorm;
+    d->add = add;
+    d->add_row = add_row;
+    d->silu_mul = silu_mul;
+    d->gelu = gelu;
+    d->gather_rows = gather_rows;
+    d->rope = rope;
+    d->attend = attend;
+    d->attend_varlen = attend_varlen;
+    d->logprobs = logprobs;
+    d->sample = sample;
+    d->decode_inputs = decode_inputs;
+    d->weight_from_tensor = weight_from_tensor;
+    d->copy = copy;
+    refuse_training(d);
+}
+
+/* The one symbol of the plugin. */
+extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_t abi, const char *build_id, int index,
+                                                                          device **out, err *e)
+{
+    *out = nullptr;
+    if (abi != LATENT_DEVICE_ABI || strcmp(build_id, LATENT_BUILD_ID) != 0)
+        return err_set(e, "the CUDA plugin is of another build: it has interface %d, build %s; the program has %u, %s",
+                       LATENT_DEVICE_ABI, LATENT_BUILD_ID, abi, build_id);
+    cuda *c = static_cast<cuda *>(calloc(1, sizeof *c));
+    if (!c)
+        return err_set(e, "no memory");
+    snprintf(c->name, sizeof c->name, "cuda:%d", index);
+    c->d.name = c->name;
+    fill_table(&c->d);
+    if (rt_open(&c->r, index, e) < 0) {
+        free(c);
+        return -1;
+    }
+    void *failure = nullptr;
+    if (rt_alloc(c->r, &failure, 2 * sizeof(int32_t), "sampler", e) < 0 ||
+        rt_zero(c->r, failure, 2 * sizeof(int32_t), e) < 0) {
+        rt_free(c->r, failure);
+        rt_close(c->r);
+        free(c);
+        return -1;
+    }
+    c->failure = static_cast<int32_t *>(failure);
+    *out = &c->d;
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* emu.h - how tests steer the emulated device. C and C++.
+ *
+ * The emulation runs the kernels' own source as host C++: one block at a time, one fiber per thread (emu.cpp). It is
+ * for small shapes and for truth, not for speed. What it cannot show: ordering between blocks, the chip's own fragment
+ * layouts, occupancy, time. */
+#ifndef LATENT_EMU_H
+#define LATENT_EMU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum emu_order { EMU_FORWARD, EMU_REVERSE, EMU_SHUFFLED, EMU_ORDERS };
+
+/* Faults that stay planted in the kernels (PLANTED in wrap.cuh): tests switch one on and want it found. */
+enum plant {
+    PLANT_NONE,
+    PLANT_NO_BARRIER,      /* block_sum: the barrier between writing and reading the warps' sums is missing */
+    PLANT_DIVERGED,        /* rmsnorm: half of the block skips a barrier */
+    PLANT_PAGE,            /* attention: the next page of the table */
+    PLANT_LANE,            /* mma: two lanes of the B fragment swapped */
+    PLANT_NO_WAIT,         /* attention: K and V are read before their copy has been waited for */
+    PLANT_NO_REFILL_GUARD, /* attention: a stage is refilled while others may still read it */
+    PLANT_PAST_THE_END,    /* silu_mul: one element too many */
+    PLANT_MASK,            /* softmax: one key too many is visible */
+    PLANT_SHUFFLE,         /* warp_sum: half of a warp skips a shuffle */
+    PLANT_NO_ATOMIC_CLEAR, /* sampler: the histogram is not cleared */
+    PLANTS
+};
+
+void emu_set_order(enum emu_order order);
+void emu_plant(enum plant fault);
+const char *emu_fault(void); /* the first fault since emu_clear, a sentence; NULL: none */
+void emu_clear(void);
+uint64_t emu_launches(void); /* so far; a test that ran no kernel proves nothing */
+
+/* Global memory between guard zones, filled with NaN. NULL when there is none. Guards are checked after every launch. */
+void *emu_malloc(size_t bytes);
+void emu_free(void *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

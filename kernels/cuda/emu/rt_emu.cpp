@@ -1,0 +1,111 @@
+/* rt_emu.cpp - the machine of rt.h on the host: memory between guard zones, multiplication by the plain kernel. */
+#include "kernels/cuda/rt.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct rt {
+    int unused;
+};
+
+struct rt_ticket {
+    size_t bytes;
+    unsigned char data[];
+};
+
+static rt the_rt;
+
+int rt_open(rt **out, int index, err *e)
+{
+    if (index != 0)
+        return err_set(e, "the emulation has device 0 only, not %d", index);
+    *out = &the_rt;
+    return 0;
+}
+
+void rt_close(rt *) {}
+
+void rt_enter(rt *) {}
+
+stream_t rt_stream(rt *)
+{
+    return 0;
+}
+
+int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)
+{
+    *out = emu_malloc(bytes);
+    return *out ? 0 : err_set(e, "no memory for the %s: %zu bytes are needed", what, bytes);
+}
+
+void rt_free(rt *, void *p)
+{
+    emu_free(p);
+}
+
+int rt_zero(rt *, void *p, size_t bytes, err *)
+{
+    memset(p, 0, bytes);
+    return 0;
+}
+
+int rt_copy(rt *, void *to, const void *from, size_t bytes, err *)
+{
+    memmove(to, from, bytes);
+    return 0;
+}
+
+int rt_write(rt *, void *to, const void *host, size_t bytes, err *)
+{
+    memcpy(to, host, bytes);
+    return 0;
+}
+
+int rt_launched(rt *, err *e)
+{
+    const char *fault = emu_fault();
+    return fault ? err_set(e, "%s", fault) : 0;
+}
+
+int rt_sync(rt *r, err *e)
+{
+    return rt_launched(r, e);
+}
+
+int rt_read(rt *, void *host, const void *from, size_t bytes, err *)
+{
+    memcpy(host, from, bytes);
+    return 0;
+}
+
+int rt_ticket_begin(rt *, rt_ticket **out, const void *from, size_t bytes, err *e)
+{
+    rt_ticket *t = static_cast<rt_ticket *>(malloc(sizeof *t + bytes));
+    if (!t)
+        return err_set(e, "no memory for a read of %zu bytes", bytes);
+    t->bytes = bytes;
+    memcpy(t->data, from, bytes);
+    *out = t;
+    return 0;
+}
+
+int rt_ticket_wait(rt *, rt_ticket *t, void *host, err *)
+{
+    memcpy(host, t->data, t->bytes);
+    free(t);
+    return 0;
+}
+
+int rt_upload(rt *, void *to, size_t bytes, rt_fill *fill, void *arg, err *)
+{
+    size_t piece = 64; /* small: the pieces' seams must show in tests */
+    for (size_t at = 0; at < bytes; at += piece)
+        fill(arg, at, bytes - at < piece ? bytes - at : piece, static_cast<char *>(to) + at);
+    return 0;
+}
+
+int rt_linear(rt *, const linear_op &o, err *)
+{
+    op_linear_plain(0, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.k, o.add);
+    return 0;
+}

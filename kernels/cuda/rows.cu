@@ -1,0 +1,319 @@
+/* rows.cu - operations on rows: embedding, norms, activations, rotation with append, inputs of a decode step.
+ *
+ * All of them are bound by memory: one block a row, neighbouring threads at neighbouring elements. Sums run in a fixed
+ * order (a thread's own elements, then lanes, then warps) that depends on the width alone. */
+#include "kernels/cuda/ops.h"
+
+enum { ROW_THREADS = 256, FLAT_THREADS = 256 };
+
+static unsigned flat_blocks(int64_t n)
+{
+    return static_cast<unsigned>((n + FLAT_THREADS - 1) / FLAT_THREADS);
+}
+
+static __device__ __forceinline__ int64_t flat_index()
+{
+    return static_cast<int64_t>(blockIdx.x) * FLAT_THREADS + threadIdx.x;
+}
+
+/* ---- embedding, gather ---- */
+
+static __device__ __forceinline__ float as_float(float x)
+{
+    return x;
+}
+static __device__ __forceinline__ float as_float(bf16 x)
+{
+    return float_of_bf16(x);
+}
+static __device__ __forceinline__ void store(float *to, float x)
+{
+    *to = x;
+}
+static __device__ __forceinline__ void store(bf16 *to, float x)
+{
+    *to = bf16_of_float(x);
+}
+
+template <class T>
+static __global__ void __launch_bounds__(ROW_THREADS)
+    embed_rows(float *y, const T *table, const int32_t *ids, int cols, bool add)
+{
+    const T *from = table + static_cast<int64_t>(ids[blockIdx.x]) * cols;
+    float *to = y + static_cast<int64_t>(blockIdx.x) * cols;
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
+        to[i] = add ? to[i] + as_float(from[i]) : as_float(from[i]);
+}
+
+void op_embed(stream_t st, float *y, const void *table, bool table_bf16, const int32_t *ids, int rows, int cols, bool add)
+{
+    if (rows <= 0)
+        return;
+    if (table_bf16)
+        LAUNCH((embed_rows<bf16>), rows, ROW_THREADS, 0, st, y, static_cast<const bf16 *>(table), ids, cols, add);
+    else
+        LAUNCH((embed_rows<float>), rows, ROW_THREADS, 0, st, y, static_cast<const float *>(table), ids, cols, add);
+}
+
+void op_gather(stream_t st, float *y, const float *x, const int32_t *index, int n, int cols)
+{
+    op_embed(st, y, x, false, index, n, cols, false);
+}
+
+/* ---- norms ---- */
+
+static __global__ void __launch_bounds__(ROW_THREADS)
+    rmsnorm_rows(float *y, float *x, const float *residual, const float *g, float eps, int cols)
+{
+    SHARED(float, sums, ROW_THREADS / WARP_LANES);
+    float *in = x + static_cast<int64_t>(blockIdx.x) * cols, *out = y + static_cast<int64_t>(blockIdx.x) * cols;
+    float ss = 0;
+    if (residual)
+        residual += static_cast<int64_t>(blockIdx.x) * cols;
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS) {
+        float v = in[i];
+        if (residual)
+            in[i] = v += residual[i];
+        ss = fmaf(v, v, ss);
+    }
+    if (PLANTED(PLANT_DIVERGED) && threadIdx.x < ROW_THREADS / 2)
+        SYNC_BLOCK();
+    float r = 1 / sqrtf(block_sum(ss, sums) / static_cast<float>(cols) + eps);
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
+        out[i] = in[i] * r * g[i]; /* each thread reads what it wrote itself: no barrier */
+}
+
+void op_rmsnorm(stream_t st, float *y, float *x, const float *residual, const float *g, float eps, int rows, int cols)
+{
+    if (rows > 0)
+        LAUNCH(rmsnorm_rows, rows, ROW_THREADS, 0, st, y, x, residual, g, eps, cols);
+}
+
+static __global__ void __launch_bounds__(ROW_THREADS)
+    layernorm_rows(float *y, const float *x, const float *g, const float *b, float eps, int cols)
+{
+    SHARED(float, sums, ROW_THREADS / WARP_LANES);
+    const float *in = x + static_cast<int64_t>(blockIdx.x) * cols;
+    float *out = y + static_cast<int64_t>(blockIdx.x) * cols, sum = 0, var = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
+        sum += in[i];
+    float mean = block_sum(sum, sums) / static_cast<float>(cols);
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
+        var = fmaf(in[i] - mean, in[i] - mean, var);
+    float r = 1 / sqrtf(block_sum(var, sums) / static_cast<float>(cols) + eps);
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
+        out[i] = fmaf((in[i] - mean) * r, g[i], b[i]);
+}
+
+void op_layernorm(stream_t st, float *y, const float *x, const float *g, const float *b, float eps, int rows, int cols)
+{
+    if (rows > 0)
+        LAUNCH(layernorm_rows, rows, ROW_THREADS, 0, st, y, x, g, b, eps, cols);
+}
+
+/* ---- element by element ---- */
+
+static __global__ void __launch_bounds__(FLAT_THREADS) add_flat(float *y, const float *x, int64_t n)
+{
+    int64_t i = flat_index();
+    if (i < n)
+        y[i] += x[i];
+}
+
+void op_add(stream_t st, float *y, const float *x, int64_t n)
+{
+    if (n > 0)
+        LAUNCH(add_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
+}
+
+static __global__ void __launch_bounds__(FLAT_THREADS) silu_mul_flat(float *y, const float *gate_up, int64_t n, int cols)
+{
+    int64_t i = flat_index();
+    if (i >= n + PLANTED(PLANT_PAST_THE_END))
+        return;
+    if (PLANTED(PLANT_PAST_THE_END) && i == n) {
+        y[i] = 0;
+        return;
+    }
+    int64_t row = i / cols, at = row * 2 * cols + i % cols;
+    float gate = gate_up[at];
+    y[i] = gate / (1 + expf(-gate)) * gate_up[at + cols];
+}
+
+void op_silu_mul(stream_t st, float *y, const float *gate_up, int rows, int cols)
+{
+    int64_t n = static_cast<int64_t>(rows) * cols;
+    if (n > 0)
+        LAUNCH(silu_mul_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, gate_up, n, cols);
+}
+
+static __global__ void __launch_bounds__(FLAT_THREADS) gelu_flat(float *y, const float *x, int64_t n)
+{
+    int64_t i = flat_index();
+    if (i < n)
+        y[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678118654752f));
+}
+
+void op_gelu(stream_t st, float *y, const float *x, int64_t n)
+{
+    if (n > 0)
+        LAUNCH(gelu_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
+}
+
+static __global__ void __launch_bounds__(FLAT_THREADS) to_bf16_flat(bf16 *y, const float *x, int64_t n)
+{
+    int64_t i = flat_index();
+    if (i < n)
+        y[i] = bf16_of_float(x[i]);
+}
+
+void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n)
+{
+    if (n > 0)
+        LAUNCH(to_bf16_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
+}
+
+static __global__ void __launch_bounds__(FLAT_THREADS) add_bias_flat(float *y, const float *bias, int64_t n, int cols)
+{
+    int64_t i = flat_index();
+    if (i < n)
+        y[i] += bias[i % cols];
+}
+
+void op_add_bias(stream_t st, float *y, const float *bias, int rows, int cols)
+{
+    int64_t n = static_cast<int64_t>(rows) * cols;
+    if (n > 0)
+        LAUNCH(add_bias_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, bias, n, cols);
+}
+
+template <class T>
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    linear_flat(float *y, const float *x, const T *w, const float *bias, int64_t total, int n, int k, bool add)
+{
+    int64_t i = flat_index();
+    if (i >= total)
+        return;
+    const float *xr = x + i / n * k;
+    const T *wr = w + i % n * k;
+    float sum = 0;
+    for (int j = 0; j < k; j++)
+        sum = fmaf(sizeof(T) == 2 ? float_of_bf16(bf16_of_float(xr[j])) : xr[j], as_float(wr[j]), sum);
+    if (bias)
+        sum += bias[i % n];
+    y[i] = add ? y[i] + sum : sum;
+}
+
+void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows, int n,
+                     int k, bool add)
+{
+    int64_t total = static_cast<int64_t>(rows) * n;
+    if (total <= 0)
+        return;
+    if (w_bf16)
+        LAUNCH((linear_flat<bf16>), flat_blocks(total), FLAT_THREADS, 0, st, y, x, static_cast<const bf16 *>(w), bias,
+               total, n, k, add);
+    else
+        LAUNCH((linear_flat<float>), flat_blocks(total), FLAT_THREADS, 0, st, y, x, static_cast<const float *>(w), bias,
+               total, n, k, add);
+}
+
+/* ---- q/k norm, rotation, append: one block a token, a warp takes head after head ---- */
+
+enum { ROPE_WARPS = 8 };
+
+/* One head in place: a lane owns the pairs (j, j + half) it turns and every 32nd element behind them, so a warp needs
+ * no barrier. */
+template <class C>
+static __device__ __forceinline__ void rope_head(float *x, const float *norm, float eps, const float *cosine,
+                                                 const float *sine, int head_dim, int half, C *append)
+{
+    int lane = lane_id();
+    float r = 1;
+    if (norm) {
+        float ss = 0;
+        for (int i = lane; i < head_dim; i += WARP_LANES)
+            ss = fmaf(x[i], x[i], ss);
+        r = 1 / sqrtf(warp_sum(ss) / static_cast<float>(head_dim) + eps);
+    }
+    for (int j = lane; j < half; j += WARP_LANES) {
+        float a = x[j], b = x[j + half];
+        if (norm) {
+            a = a * r * norm[j];
+            b = b * r * norm[j + half];
+        }
+        float turned_a = a * cosine[j] - b * sine[j], turned_b = b * cosine[j] + a * sine[j];
+        x[j] = turned_a;
+        x[j + half] = turned_b;
+        if (append) {
+            store(append + j, turned_a);
+            store(append + j + half, turned_b);
+        }
+    }
+    for (int i = 2 * half + lane; i < head_dim; i += WARP_LANES) {
+        float v = norm ? x[i] * r * norm[i] : x[i];
+        x[i] = v;
+        if (append)
+            store(append + i, v);
+    }
+}
+
+template <class C> static __global__ void __launch_bounds__(ROPE_WARPS *WARP_LANES) rope_rows(rope_op o)
+{
+    int hd = o.head_dim, half = o.rotary / 2, t = static_cast<int>(blockIdx.x);
+    int64_t kv = static_cast<int64_t>(o.kv_heads) * hd, width = static_cast<int64_t>(o.heads) * hd + 2 * kv;
+    float *row = o.qkv + t * width;
+    const float *cosine = o.cos + static_cast<int64_t>(o.table_row[t]) * half;
+    const float *sine = o.sin + static_cast<int64_t>(o.table_row[t]) * half;
+    int64_t to = o.k_cache ? o.cache_row[t] * kv : 0;
+    C *keys = static_cast<C *>(o.k_cache), *values = static_cast<C *>(o.v_cache);
+    for (int h = warp_id(); h < o.heads + 2 * o.kv_heads; h += ROPE_WARPS) {
+        float *x = row + static_cast<int64_t>(h) * hd;
+        int kv_head = h - o.heads;
+        if (kv_head < 0)
+            rope_head<C>(x, o.q_norm, o.eps, cosine, sine, hd, half, nullptr);
+        else if (kv_head < o.kv_heads)
+            rope_head<C>(x, o.k_norm, o.eps, cosine, sine, hd, half, keys ? keys + to + kv_head * hd : nullptr);
+        else if (values)
+            for (int i = lane_id(); i < hd; i += WARP_LANES)
+                store(values + to + (kv_head - o.kv_heads) * hd + i, x[i]);
+    }
+}
+
+void op_rope(stream_t st, const rope_op &o)
+{
+    if (o.rows <= 0)
+        return;
+    if (o.cache_bf16)
+        LAUNCH((rope_rows<bf16>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
+    else
+        LAUNCH((rope_rows<float>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
+}
+
+/* ---- inputs of the next decode step ---- */
+
+static __global__ void __launch_bounds__(FLAT_THREADS) decode_inputs_flat(decode_inputs_op o)
+{
+    int64_t i = flat_index();
+    if (i >= o.n)
+        return;
+    int s = o.slot_of[i], id = 0, row = 0, context = 1, cache = 0;
+    const sample_slot *slot = o.slots + s;
+    if (slot->done == SAMPLE_RUNNING) {
+        int p = slot->position;
+        id = slot->last;
+        row = p + o.rope_offset[s];
+        context = p + 1;
+        cache = o.page_table[static_cast<int64_t>(s) * o.max_pages + p / KV_PAGE] * KV_PAGE + p % KV_PAGE;
+    }
+    o.ids[i] = id;
+    o.table_row[i] = row;
+    o.context[i] = context;
+    o.cache_row[i] = cache;
+}
+
+void op_decode_inputs(stream_t st, const decode_inputs_op &o)
+{
+    if (o.n > 0)
+        LAUNCH(decode_inputs_flat, flat_blocks(o.n), FLAT_THREADS, 0, st, o);
+}

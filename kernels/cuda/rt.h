@@ -1,0 +1,51 @@
+/* rt.h - what device.cu needs of a machine: memory, copies, a multiplication, one stream. Two of them exist: rt_cuda.cu
+ * over the CUDA runtime and cuBLASLt, emu/rt_emu.cpp over the emulation.
+ *
+ * 0 or -1 with a sentence, as everywhere. Everything runs in the order of the calls; only rt_read, rt_ticket_wait and
+ * rt_sync wait. */
+#ifndef LATENT_CUDA_RT_H
+#define LATENT_CUDA_RT_H
+
+#include "kernels/cuda/ops.h"
+extern "C" {
+#include "base/err.h"
+}
+
+struct rt;
+struct rt_ticket;
+
+int rt_open(rt **out, int index, err *e);
+void rt_close(rt *r);
+void rt_enter(rt *r); /* the calling thread works with this device from here on */
+stream_t rt_stream(rt *r);
+
+/* Not cleared. The sentence says how much was needed and how much was free. */
+int rt_alloc(rt *r, void **out, size_t bytes, const char *what, err *e);
+void rt_free(rt *r, void *p); /* waits for what is under way */
+int rt_zero(rt *r, void *p, size_t bytes, err *e);
+int rt_copy(rt *r, void *to, const void *from, size_t bytes, err *e);        /* on the device */
+int rt_write(rt *r, void *to, const void *host, size_t bytes, err *e);       /* host may change once it returns */
+int rt_read(rt *r, void *host, const void *from, size_t bytes, err *e);      /* waits */
+int rt_ticket_begin(rt *r, rt_ticket **out, const void *from, size_t bytes, err *e);
+int rt_ticket_wait(rt *r, rt_ticket *t, void *host, err *e); /* frees t, whatever comes of it */
+/* Upload by pieces through pinned memory: `fill` writes piece [at, at + n) of the source into a buffer. */
+typedef void rt_fill(void *arg, size_t at, size_t n, void *buffer);
+int rt_upload(rt *r, void *to, size_t bytes, rt_fill *fill, void *arg, err *e);
+
+int rt_launched(rt *r, err *e); /* did the launches so far start? does not wait */
+int rt_sync(rt *r, err *e);
+
+/* y = x W^T + bias, or += ; x float [rows, k]; w_bf16 says what W [n, k] holds. scratch: rows * k bf16. */
+struct linear_op {
+    float *y;
+    const float *x;
+    const void *w;
+    bool w_bf16;
+    const float *bias;
+    int rows, n, k;
+    bool add;
+    void *scratch;
+};
+int rt_linear(rt *r, const linear_op &o, err *e);
+
+#endif

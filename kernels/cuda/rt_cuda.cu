@@ -1,0 +1,332 @@
+/* rt_cuda.cu - the machine of rt.h: CUDA runtime and cuBLASLt. Compiled here and linked; it waits for a device to run on
+ * (tests/bench/device.sh).
+ *
+ * Linear: bf16 weights multiply with x rounded to bf16, sums in float; float weights in full float (no TF32). cuBLASLt's
+ * heuristic chooses by the number of rows, so the order of a sum may differ between batch sizes: the promise that a row
+ * does not depend on the other rows does not hold for linear here yet (the numerics class says "cublas"). */
+#include "kernels/cuda/rt.h"
+
+#include <cublasLt.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const size_t PINNED = 8 << 20, WORKSPACE = 32 << 20;
+enum { PLANS = 512 };
+
+/* One shape that has been multiplied before: heuristics cost more than a small multiplication. */
+struct plan {
+    int rows, n, k;
+    bool bf16, bias, add, usable;
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct rt {
+    int index;
+    char name[256];
+    cudaStream_t stream;
+    cublasLtHandle_t lt;
+    void *workspace;
+    void *pinned[2];
+    cudaEvent_t used[2]; /* the copy out of pinned[i] is over */
+    plan *plans;
+    int nplans;
+};
+
+struct rt_ticket {
+    void *pinned;
+    size_t bytes;
+    cudaEvent_t done;
+};
+
+static int failed(err *e, const char *doing, cudaError_t c)
+{
+    if (c == cudaErrorDeviceUninitialized || c == cudaErrorDevicesUnavailable || c == cudaErrorECCUncorrectable)
+        return err_set(e, "the CUDA device was lost while %s: %s", doing, cudaGetErrorString(c));
+    return err_set(e, "CUDA: %s failed: %s", doing, cudaGetErrorString(c));
+}
+
+#define TRY(doing, call)                                                                                               \
+    do {                                                                                                               \
+        cudaError_t c_ = (call);                                                                                       \
+        if (c_ != cudaSuccess)                                                                                         \
+            return failed(e, doing, c_);                                                                               \
+    } while (0)
+
+static int open_device(rt *r, err *e)
+{
+    int count = 0, runtime = 0, driver = 0;
+    cudaError_t c = cudaGetDeviceCount(&count);
+    cudaRuntimeGetVersion(&runtime);
+    cudaDriverGetVersion(&driver);
+    if (driver == 0 || c == cudaErrorNoDevice || (c == cudaSuccess && count == 0))
+        return err_set(e, "device cuda:%d: %s", r->index,
+                       driver == 0 ? "this machine has no NVIDIA driver" : "the driver finds no CUDA device");
+    if (c == cudaErrorInsufficientDriver)
+        return err_set(e, "device cuda:%d: the driver is for CUDA %d.%d, this build needs %d.%d", r->index, driver / 1000,
+                       driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    TRY("asking for devices", c);
+    if (r->index < 0 || r->index >= count)
+        return err_set(e, "device cuda:%d: there are %d devices, counted from 0", r->index, count);
+    cudaDeviceProp prop;
+    TRY("opening the device", cudaSetDevice(r->index));
+    TRY("asking for properties", cudaGetDeviceProperties(&prop, r->index));
+    if (prop.major < 8)
+        return err_set(e, "device cuda:%d: %s has compute capability %d.%d, 8.0 is the least", r->index, prop.name,
+                       prop.major, prop.minor);
+    TRY("making a stream", cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking));
+    for (int i = 0; i < 2; i++) {
+        TRY("taking pinned memory", cudaMallocHost(&r->pinned[i], PINNED));
+        TRY("making an event", cudaEventCreateWithFlags(&r->used[i], cudaEventDisableTiming));
+    }
+    TRY("taking a workspace", cudaMalloc(&r->workspace, WORKSPACE));
+    if (cublasLtCreate(&r->lt) != CUBLAS_STATUS_SUCCESS)
+        return err_set(e, "device cuda:%d: cuBLASLt does not start", r->index);
+    return 0;
+}
+
+int rt_open(rt **out, int index, err *e)
+{
+    rt *r = static_cast<rt *>(calloc(1, sizeof *r));
+    plan *plans = static_cast<plan *>(calloc(PLANS, sizeof *plans));
+    if (!r || !plans) {
+        free(r);
+        free(plans);
+        return err_set(e, "no memory");
+    }
+    r->index = index;
+    r->plans = plans;
+    if (open_device(r, e) < 0) {
+        rt_close(r);
+        return -1;
+    }
+    *out = r;
+    return 0;
+}
+
+void rt_close(rt *r)
+{
+    if (r->stream)
+        (void)cudaStreamSynchronize(r->stream);
+    if (r->lt)
+        (void)cublasLtDestroy(r->lt);
+    if (r->workspace)
+        (void)cudaFree(r->workspace);
+    for (int i = 0; i < 2; i++) {
+        if (r->pinned[i])
+            (void)cudaFreeHost(r->pinned[i]);
+        if (r->used[i])
+            (void)cudaEventDestroy(r->used[i]);
+    }
+    if (r->stream)
+        (void)cudaStreamDestroy(r->stream);
+    free(r->plans);
+    free(r);
+}
+
+void rt_enter(rt *r)
+{
+    (void)cudaSetDevice(r->index);
+}
+
+stream_t rt_stream(rt *r)
+{
+    return r->stream;
+}
+
+int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)
+{
+    cudaError_t c = cudaMalloc(out, bytes ? bytes : 1);
+    if (c == cudaErrorMemoryAllocation) {
+        size_t left = 0, all = 0;
+        (void)cudaGetLastError(); /* taken note of: the device is well */
+        (void)cudaMemGetInfo(&left, &all);
+        return err_set(e, "no device memory for the %s: %.1f MiB are needed, %.1f of %.1f MiB are free", what,
+                       static_cast<double>(bytes) / 1048576, static_cast<double>(left) / 1048576,
+                       static_cast<double>(all) / 1048576);
+    }
+    TRY("taking memory", c);
+    return 0;
+}
+
+void rt_free(rt *, void *p)
+{
+    (void)cudaFree(p);
+}
+
+int rt_zero(rt *r, void *p, size_t bytes, err *e)
+{
+    TRY("clearing memory", cudaMemsetAsync(p, 0, bytes, r->stream));
+    return 0;
+}
+
+int rt_copy(rt *r, void *to, const void *from, size_t bytes, err *e)
+{
+    TRY("copying", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, r->stream));
+    return 0;
+}
+
+static void fill_from_memory(void *arg, size_t at, size_t n, void *buffer)
+{
+    memcpy(buffer, static_cast<const char *>(arg) + at, n);
+}
+
+int rt_upload(rt *r, void *to, size_t bytes, rt_fill *fill, void *arg, err *e)
+{
+    int turn = 0;
+    for (size_t at = 0; at < bytes; at += PINNED, turn ^= 1) {
+        size_t n = bytes - at < PINNED ? bytes - at : PINNED;
+        TRY("an upload", cudaEventSynchronize(r->used[turn]));
+        fill(arg, at, n, r->pinned[turn]);
+        TRY("an upload", cudaMemcpyAsync(static_cast<char *>(to) + at, r->pinned[turn], n, cudaMemcpyHostToDevice, r->stream));
+        TRY("an upload", cudaEventRecord(r->used[turn], r->stream));
+    }
+    return 0;
+}
+
+int rt_write(rt *r, void *to, const void *host, size_t bytes, err *e)
+{
+    return rt_upload(r, to, bytes, fill_from_memory, const_cast<void *>(host), e);
+}
+
+int rt_read(rt *r, void *host, const void *from, size_t bytes, err *e)
+{
+    TRY("a read", cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, r->stream));
+    TRY("running what was enqueued", cudaStreamSynchronize(r->stream));
+    return 0;
+}
+
+int rt_ticket_begin(rt *r, rt_ticket **out, const void *from, size_t bytes, err *e)
+{
+    rt_ticket *t = static_cast<rt_ticket *>(calloc(1, sizeof *t));
+    if (!t)
+        return err_set(e, "no memory");
+    t->bytes = bytes;
+    cudaError_t c = cudaMallocHost(&t->pinned, bytes ? bytes : 1);
+    if (c == cudaSuccess)
+        c = cudaEventCreateWithFlags(&t->done, cudaEventDisableTiming);
+    if (c == cudaSuccess)
+        c = cudaMemcpyAsync(t->pinned, from, bytes, cudaMemcpyDeviceToHost, r->stream);
+    if (c == cudaSuccess)
+        c = cudaEventRecord(t->done, r->stream);
+    if (c == cudaSuccess) {
+        *out = t;
+        return 0;
+    }
+    if (t->done)
+        (void)cudaEventDestroy(t->done);
+    if (t->pinned)
+        (void)cudaFreeHost(t->pinned);
+    free(t);
+    return failed(e, "a read", c);
+}
+
+int rt_ticket_wait(rt *, rt_ticket *t, void *host, err *e)
+{
+    cudaError_t c = cudaEventSynchronize(t->done);
+    if (c == cudaSuccess)
+        memcpy(host, t->pinned, t->bytes);
+    (void)cudaEventDestroy(t->done);
+    (void)cudaFreeHost(t->pinned);
+    free(t);
+    return c == cudaSuccess ? 0 : failed(e, "running what was enqueued", c);
+}
+
+int rt_launched(rt *, err *e)
+{
+    TRY("starting a kernel", cudaGetLastError());
+    return 0;
+}
+
+int rt_sync(rt *r, err *e)
+{
+    TRY("running what was enqueued", cudaStreamSynchronize(r->stream));
+    return 0;
+}
+
+/* ---- multiplication ---- */
+
+/* Column-major, as cuBLAS sees it: y^T [n, rows] = W [n, k] x^T [k, rows]; W lies transposed, k by k. */
+struct matmul {
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t w, x, y;
+};
+
+static void matmul_free(matmul *m)
+{
+    if (m->desc)
+        (void)cublasLtMatmulDescDestroy(m->desc);
+    if (m->w)
+        (void)cublasLtMatrixLayoutDestroy(m->w);
+    if (m->x)
+        (void)cublasLtMatrixLayoutDestroy(m->x);
+    if (m->y)
+        (void)cublasLtMatrixLayoutDestroy(m->y);
+}
+
+static bool matmul_make(matmul *m, const linear_op &o)
+{
+    cudaDataType_t in = o.w_bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    cublasOperation_t transposed = CUBLAS_OP_T;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    uint64_t n = static_cast<uint64_t>(o.n), k = static_cast<uint64_t>(o.k), rows = static_cast<uint64_t>(o.rows);
+    *m = matmul{ nullptr, nullptr, nullptr, nullptr };
+    bool ok = !cublasLtMatmulDescCreate(&m->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) &&
+              !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) &&
+              !cublasLtMatrixLayoutCreate(&m->w, in, k, n, o.k) && !cublasLtMatrixLayoutCreate(&m->x, in, k, rows, o.k) &&
+              !cublasLtMatrixLayoutCreate(&m->y, CUDA_R_32F, n, rows, o.n);
+    if (ok && o.bias)
+        ok = !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
+             !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o.bias, sizeof o.bias);
+    return ok;
+}
+
+static plan *find_plan(rt *r, const linear_op &o, const matmul &m)
+{
+    for (int i = 0; i < r->nplans; i++) {
+        plan *p = &r->plans[i];
+        if (p->rows == o.rows && p->n == o.n && p->k == o.k && p->bf16 == o.w_bf16 && p->bias == (o.bias != nullptr) &&
+            p->add == o.add)
+            return p;
+    }
+    if (r->nplans == PLANS) /* many different prompt lengths: begin again */
+        r->nplans = 0;
+    plan *p = &r->plans[r->nplans++];
+    *p = plan{ o.rows, o.n, o.k, o.w_bf16, o.bias != nullptr, o.add, false, {} };
+    cublasLtMatmulPreference_t preference = nullptr;
+    cublasLtMatmulHeuristicResult_t found;
+    int n = 0;
+    if (!cublasLtMatmulPreferenceCreate(&preference) &&
+        !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE,
+                                              sizeof WORKSPACE) &&
+        !cublasLtMatmulAlgoGetHeuristic(r->lt, m.desc, m.w, m.x, m.y, m.y, preference, 1, &found, &n) && n > 0) {
+        p->algo = found.algo;
+        p->usable = true;
+    }
+    if (preference)
+        (void)cublasLtMatmulPreferenceDestroy(preference);
+    return p;
+}
+
+int rt_linear(rt *r, const linear_op &o, err *e)
+{
+    matmul m;
+    float one = 1, beta = o.add ? 1.0f : 0.0f;
+    bool made = matmul_make(&m, o);
+    plan *p = made ? find_plan(r, o, m) : nullptr;
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+    if (p && p->usable) {
+        const void *x = o.x;
+        if (o.w_bf16) {
+            op_to_bf16(r->stream, static_cast<bf16 *>(o.scratch), o.x, static_cast<int64_t>(o.rows) * o.k);
+            x = o.scratch;
+        }
+        status = cublasLtMatmul(r->lt, m.desc, &one, o.w, m.w, x, m.x, &beta, o.y, m.y, o.y, m.y, &p->algo, r->workspace,
+                                WORKSPACE, r->stream);
+    } else { /* rows of odd length have no algorithm */
+        op_linear_plain(r->stream, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.k, o.add);
+    }
+    matmul_free(&m);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return err_set(e, "cuBLASLt: %d x %d x %d failed: %s", o.rows, o.n, o.k, cublasLtGetStatusString(status));
+    return 0;
+}

@@ -1,0 +1,29 @@
+/* plugin.h - how the program finds latent_cuda.so, and what the two must agree on.
+ *
+ * The plugin is searched in $LATENT_CUDA (a file, or a folder that holds it), then in EXE/../lib/latent and
+ * EXE/../../lib/latent, EXE being the folder of the running program. It has one symbol; abi and build id must be equal on both sides, because struct device
+ * and struct sample_slot are shared as they lie in memory. The build id is a checksum of the headers that say so. */
+#ifndef LATENT_PLUGIN_H
+#define LATENT_PLUGIN_H
+
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+
+enum { LATENT_DEVICE_ABI = 1 };
+
+#ifndef LATENT_BUILD_ID
+#define LATENT_BUILD_ID "unknown"
+#endif
+
+/* Opens device `index` of the machine. On a mismatch: -1, with a sentence that names both sides. */
+typedef int latent_device_open_fn(uint32_t abi, const char *build_id, int index, struct device **out, struct err *e);
+#define LATENT_DEVICE_OPEN_NAME "latent_device_open"
+
+/* "cuda" or "cuda:N". */
+int plugin_open(struct device **out, const char *name, struct err *e);
+
+#define PLUGIN_NUMERICS "cuda-cublas-bf16" /* class of every CUDA device of this build */
+
+#endif

@@ -1,0 +1,418 @@
+/* rows_test.c - row operations, linear, rotation, decode inputs, log-probabilities of the CUDA kernels. */
+#include "cuda/cuda_test.h"
+
+static const int widths[] = { 1, 7, 8, 9, 31, 32, 33, 257, 1025 };
+enum { WIDTHS = sizeof widths / sizeof *widths };
+
+/* One input to both devices. */
+struct both {
+    struct tensor *d, *o;
+};
+
+static struct both put(struct device *d, struct device *o, enum dtype t, int64_t rows, int64_t cols, const void *host)
+{
+    return (struct both){ tensor_of(d, t, rows, cols, host), tensor_of(o, t, rows, cols, host) };
+}
+
+static struct both put_random(struct device *d, struct device *o, struct source *s, int64_t rows, int64_t cols, float scale)
+{
+    float *v = random_floats(s, rows * cols, scale);
+    struct both b = put(d, o, DTYPE_F32, rows, cols, v);
+    free(v);
+    return b;
+}
+
+static void drop(struct device *d, struct device *o, struct both b)
+{
+    d->tensor_free(d, b.d);
+    o->tensor_free(o, b.o);
+}
+
+static void norms(struct device *d, struct device *o)
+{
+    struct source s = source_of(1);
+    for (int w = 0; w < WIDTHS; w++) {
+        int n = widths[w], rows = 3;
+        struct both x = put_random(d, o, &s, rows, n, 3), g = put_random(d, o, &s, 1, n, 1), b = put_random(d, o, &s, 1, n, 1);
+        struct both y = put(d, o, DTYPE_F32, rows, n, NULL);
+        d->rmsnorm(d, y.d, x.d, g.d, 1e-6f, rows, n);
+        o->rmsnorm(o, y.o, x.o, g.o, 1e-6f, rows, n);
+        same_tensors("rmsnorm", d, y.d, o, y.o, 1e-6, 1e-5);
+        y = put(d, o, DTYPE_F32, rows, n, NULL);
+        d->layernorm(d, y.d, x.d, g.d, b.d, 1e-5f, rows, n);
+        o->layernorm(o, y.o, x.o, g.o, b.o, 1e-5f, rows, n);
+        same_tensors("layernorm", d, y.d, o, y.o, n == 1 ? 1e-6 : 1e-4, 1e-5);
+        drop(d, o, x);
+        drop(d, o, g);
+        drop(d, o, b);
+    }
+}
+
+static void pointwise(struct device *d, struct device *o)
+{
+    struct source s = source_of(2);
+    for (int w = 0; w < WIDTHS; w++) {
+        int n = widths[w], rows = 2;
+        struct both gate_up = put_random(d, o, &s, rows, 2 * n, 8), x = put_random(d, o, &s, rows, n, 4);
+        struct both y = put(d, o, DTYPE_F32, rows, n, NULL);
+        d->silu_mul(d, y.d, gate_up.d, rows, n);
+        o->silu_mul(o, y.o, gate_up.o, rows, n);
+        same_tensors("silu_mul", d, y.d, o, y.o, 1e-6, 1e-5);
+        y = put_random(d, o, &s, rows, n, 1);
+        d->add(d, y.d, x.d, rows * n);
+        o->add(o, y.o, x.o, rows * n);
+        same_tensors("add", d, y.d, o, y.o, 0, 0);
+        y = put(d, o, DTYPE_F32, rows, n, NULL);
+        d->gelu(d, y.d, x.d, rows * n);
+        o->gelu(o, y.o, x.o, rows * n);
+        same_tensors("gelu", d, y.d, o, y.o, 1e-6, 1e-5);
+        y = put(d, o, DTYPE_F32, rows, n, NULL);
+        d->copy(d, y.d, x.d, rows * n);
+        o->copy(o, y.o, x.o, rows * n);
+        same_tensors("copy", d, y.d, o, y.o, 0, 0);
+        int32_t index[] = { 1, 0, 1, 1, 0 };
+        struct both at = put(d, o, DTYPE_I32, 5, 1, index);
+        y = put(d, o, DTYPE_F32, 5, n, NULL);
+        d->gather_rows(d, y.d, x.d, at.d, 5, n);
+        o->gather_rows(o, y.o, x.o, at.o, 5, n);
+        same_tensors("gather_rows", d, y.d, o, y.o, 0, 0);
+        drop(d, o, gate_up);
+        drop(d, o, x);
+        drop(d, o, at);
+    }
+}
+
+struct weights {
+    struct weight *d, *o;
+    unsigned char *bytes;
+};
+
+/* Stacked parts that start at an odd address, as in a checkpoint. */
+static struct weights weights_of(struct device *d, struct device *o, struct source *s, const enum dtype type[2], int64_t n0,
+                                 int64_t n1, int64_t cols)
+{
+    struct err e = { "" };
+    struct weights w = { NULL, NULL, xcalloc((size_t)((n0 + n1) * cols), 4) };
+    struct weight_part part[2] = { { NULL, type[0], n0 }, { NULL, type[1], n1 } };
+    w.bytes = xrealloc(w.bytes, (size_t)((n0 + n1) * cols) * 4 + 2);
+    unsigned char *to = w.bytes + 1;
+    for (int p = 0; p < 2; p++) {
+        part[p].host = to;
+        for (int64_t i = 0; i < part[p].rows * cols; i++) {
+            float f = next_float(s);
+            uint16_t h = type[p] == DTYPE_BF16 ? bf16_bits(f) : (uint16_t)(0x2c00 + next_int(s, 0x1000));
+            memcpy(to, type[p] == DTYPE_F32 ? (void *)&f : (void *)&h, dtype_size(type[p]));
+            to += dtype_size(type[p]);
+        }
+    }
+    assert_ok(d->weight_new(d, &w.d, part, 2, cols, "test weight", &e));
+    assert_ok(o->weight_new(o, &w.o, part, 2, cols, "test weight", &e));
+    return w;
+}
+
+static void weights_drop(struct device *d, struct device *o, struct weights *w)
+{
+    d->weight_free(d, w->d);
+    o->weight_free(o, w->o);
+    free(w->bytes);
+}
+
+static void embedding_and_linear(struct device *d, struct device *o)
+{
+    static const enum dtype types[][2] = {
+        { DTYPE_BF16, DTYPE_BF16 }, { DTYPE_F32, DTYPE_F32 }, { DTYPE_F16, DTYPE_F16 }, { DTYPE_BF16, DTYPE_F32 }
+    };
+    static const int shapes[][3] = { { 1, 1, 1 }, { 3, 4, 7 }, { 9, 31, 33 }, { 2, 16, 64 } }; /* rows, n1, k */
+    struct source s = source_of(3);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            int rows = shapes[i][0], n = shapes[i][1] + 2, k = shapes[i][2];
+            struct weights w = weights_of(d, o, &s, types[t], 2, n - 2, k);
+            float *v = random_floats(&s, rows * k, 1);
+            if (t == 0)
+                round_to_bf16(v, rows * k); /* what bf16 weights round x to anyway */
+            struct both x = put(d, o, DTYPE_F32, rows, k, v), bias = put_random(d, o, &s, 1, n, 1);
+            for (int form = 0; form < 3; form++) {
+                struct both y = put_random(d, o, &s, rows, n, 1);
+                d->linear(d, y.d, x.d, w.d, form ? bias.d : NULL, rows, form == 2);
+                o->linear(o, y.o, x.o, w.o, form ? bias.o : NULL, rows, form == 2);
+                same_tensors("linear", d, y.d, o, y.o, 1e-5, 1e-5);
+            }
+            int32_t ids[9];
+            for (int j = 0; j < rows; j++)
+                ids[j] = next_int(&s, n);
+            struct both at = put(d, o, DTYPE_I32, rows, 1, ids), y = put(d, o, DTYPE_F32, rows, k, NULL);
+            d->embed(d, y.d, w.d, at.d, rows);
+            o->embed(o, y.o, w.o, at.o, rows);
+            d->add_row(d, y.d, w.d, at.d, rows);
+            o->add_row(o, y.o, w.o, at.o, rows);
+            same_tensors("embed", d, y.d, o, y.o, 0, 0);
+            free(v);
+            drop(d, o, x);
+            drop(d, o, bias);
+            drop(d, o, at);
+            weights_drop(d, o, &w);
+        }
+}
+
+static void rotation(struct device *d, struct device *o)
+{
+    static const struct {
+        int heads, kv_heads, hd, rotary;
+        bool norms, append;
+    } shapes[] = { { 1, 1, 2, 2, true, true },   { 3, 1, 7, 4, true, true },    { 4, 2, 32, 32, false, true },
+                   { 5, 5, 33, 16, true, true }, { 4, 1, 64, 64, true, false }, { 6, 2, 128, 128, true, true } };
+    enum { ROWS = 5, TABLE = 40, CACHE = 64 };
+    struct source s = source_of(4);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int narrow = 0; narrow < 2; narrow++) {
+            int hd = shapes[i].hd, half = shapes[i].rotary / 2, kv = shapes[i].kv_heads * hd;
+            int32_t table[ROWS], cache_row[ROWS] = { 3, 40, 0, 63, 17 };
+            for (int t = 0; t < ROWS; t++)
+                table[t] = next_int(&s, TABLE);
+            struct both qkv = put_random(d, o, &s, ROWS, shapes[i].heads * hd + 2 * kv, 2);
+            struct both qn = put_random(d, o, &s, 1, hd, 1), kn = put_random(d, o, &s, 1, hd, 1);
+            struct both cosine = put_random(d, o, &s, TABLE, half, 1), sine = put_random(d, o, &s, TABLE, half, 1);
+            struct both rows = put(d, o, DTYPE_I32, ROWS, 1, table), at = put(d, o, DTYPE_I32, ROWS, 1, cache_row);
+            enum dtype type = narrow ? DTYPE_BF16 : DTYPE_F32;
+            struct both k = { tensor_of(d, type, CACHE, kv, NULL), tensor_of(o, DTYPE_F32, CACHE, kv, NULL) };
+            struct both v = { tensor_of(d, type, CACHE, kv, NULL), tensor_of(o, DTYPE_F32, CACHE, kv, NULL) };
+            bool n = shapes[i].norms, append = shapes[i].append;
+            struct rope_args a = { qkv.d,  n ? qn.d : NULL, n ? kn.d : NULL,      1e-6f,
+                                   cosine.d, sine.d,        rows.d,               ROWS,
+                                   shapes[i].heads,         shapes[i].kv_heads,   hd,
+                                   shapes[i].rotary,        append ? k.d : NULL,  append ? v.d : NULL,
+                                   at.d };
+            struct rope_args b = { qkv.o,  n ? qn.o : NULL, n ? kn.o : NULL,      1e-6f,
+                                   cosine.o, sine.o,        rows.o,               ROWS,
+                                   shapes[i].heads,         shapes[i].kv_heads,   hd,
+                                   shapes[i].rotary,        append ? k.o : NULL,  append ? v.o : NULL,
+                                   at.o };
+            d->rope(d, &a);
+            o->rope(o, &b);
+            same_tensors("rope", d, qkv.d, o, qkv.o, 1e-6, 1e-5);
+            if (narrow) {
+                uint16_t *got = back(d, k.d, 2), *got_v = back(d, v.d, 2);
+                float *want = back(o, k.o, 4), *want_v = back(o, v.o, 4);
+                for (int j = 0; j < CACHE * kv; j++) {
+                    float x = bf16_float(got[j]), y = bf16_float(got_v[j]);
+                    same_floats("bf16 key cache", &x, &want[j], 1, 1e-6, 0x1p-8 + 1e-5);
+                    same_floats("bf16 value cache", &y, &want_v[j], 1, 0, 0x1p-8);
+                }
+                free(got);
+                free(got_v);
+                free(want);
+                free(want_v);
+                drop(d, o, k);
+                drop(d, o, v);
+            } else {
+                same_tensors("key cache", d, k.d, o, k.o, 1e-6, 1e-5);
+                same_tensors("value cache", d, v.d, o, v.o, 0, 0);
+            }
+            struct both used[] = { qn, kn, cosine, sine, rows, at };
+            for (int j = 0; j < 6; j++)
+                drop(d, o, used[j]);
+        }
+}
+
+static void log_probabilities(struct device *d, struct device *o)
+{
+    struct source s = source_of(5);
+    for (int w = 0; w < WIDTHS; w++) {
+        int n = widths[w], rows = 4;
+        int32_t target[] = { -1, 0, n - 1, n / 2 };
+        float *v = random_floats(&s, rows * n, 5);
+        if (n > 3) {
+            v[n] = -INFINITY;
+            v[2 * n + 1] = v[2 * n + 3] = 9; /* a tie: the lower id is best */
+            v[3 * n + 2] = 80;               /* nearly all of the mass on one id */
+        }
+        struct both x = put(d, o, DTYPE_F32, rows, n, v), at = put(d, o, DTYPE_I32, rows, 1, target);
+        struct both lp = put(d, o, DTYPE_F32, rows, 1, NULL), h = put(d, o, DTYPE_F32, rows, 1, NULL),
+                    best = put(d, o, DTYPE_I32, rows, 1, NULL);
+        d->logprobs(d, lp.d, h.d, best.d, x.d, at.d, rows, n);
+        o->logprobs(o, lp.o, h.o, best.o, x.o, at.o, rows, n);
+        int32_t *a = back(d, best.d, 4), *b = back(o, best.o, 4);
+        float *p = back(d, lp.d, 4), *q = back(o, lp.o, 4);
+        same_ints("best", a, b, rows);
+        for (int i = 0; i < rows; i++) /* -infinity is a log-probability too */
+            if (!(isinf(p[i]) && isinf(q[i])))
+                same_floats("logprob", &p[i], &q[i], 1, 1e-5, 1e-5);
+        same_tensors("entropy", d, h.d, o, h.o, 1e-5, 1e-5);
+        free(a);
+        free(b);
+        free(p);
+        free(q);
+        free(v);
+        drop(d, o, x);
+        drop(d, o, at);
+        drop(d, o, best);
+        drop(d, o, lp);
+    }
+}
+
+static void step_inputs(struct device *d, struct device *o)
+{
+    enum { SLOTS = 9, PAGES = 3, N = 7 };
+    struct sample_slot slots[SLOTS] = { 0 };
+    int32_t pages[SLOTS * PAGES], offset[SLOTS], of[N] = { 8, 0, 3, 3, 1, 7, 2 };
+    for (int i = 0; i < SLOTS; i++) {
+        slots[i].position = (int[]){ 0, 31, 32, 33, 63, 64, 95, 1, 5 }[i];
+        slots[i].last = 100 + i;
+        slots[i].done = i % 4 == 3 ? SAMPLE_STOPPED : SAMPLE_RUNNING;
+        offset[i] = 10 * i;
+        for (int p = 0; p < PAGES; p++)
+            pages[i * PAGES + p] = 1 + i * PAGES + p;
+    }
+    struct both s = put(d, o, DTYPE_U8, SLOTS, sizeof *slots, NULL), to[4];
+    d->tensor_write(d, s.d, 0, slots, sizeof slots);
+    o->tensor_write(o, s.o, 0, slots, sizeof slots);
+    struct both at = put(d, o, DTYPE_I32, N, 1, of), table = put(d, o, DTYPE_I32, SLOTS, PAGES, pages),
+                off = put(d, o, DTYPE_I32, SLOTS, 1, offset);
+    for (int i = 0; i < 4; i++)
+        to[i] = put(d, o, DTYPE_I32, N, 1, NULL);
+    struct decode_inputs_args a = { at.d, s.d, table.d, off.d, to[0].d, to[1].d, to[2].d, to[3].d, N };
+    struct decode_inputs_args b = { at.o, s.o, table.o, off.o, to[0].o, to[1].o, to[2].o, to[3].o, N };
+    d->decode_inputs(d, &a);
+    o->decode_inputs(o, &b);
+    for (int i = 0; i < 4; i++) {
+        int32_t *x = back(d, to[i].d, 4), *y = back(o, to[i].o, 4);
+        same_ints((const char *[]){ "ids", "table_row", "context", "cache_row" }[i], x, y, N);
+        free(x);
+        free(y);
+        drop(d, o, to[i]);
+    }
+    drop(d, o, s);
+    drop(d, o, at);
+    drop(d, o, table);
+    drop(d, o, off);
+}
+
+/* Nothing in a call: no kernel may be launched with an empty grid. */
+static void empty(struct device *d, struct device *o)
+{
+    struct source s = source_of(6);
+    struct both x = put_random(d, o, &s, 1, 4, 1), y = put(d, o, DTYPE_F32, 1, 4, NULL);
+    d->rmsnorm(d, y.d, x.d, x.d, 1e-6f, 0, 4);
+    d->add(d, y.d, x.d, 0);
+    d->silu_mul(d, y.d, tensor_of(d, DTYPE_F32, 0, 8, NULL), 0, 4);
+    d->add(d, y.d, x.d, 4);
+    o->add(o, y.o, x.o, 4);
+    same_tensors("add", d, y.d, o, y.o, 0, 0);
+    drop(d, o, x);
+}
+
+/* What the device cannot do is a failure that names itself, at the next call that waits. */
+static void refusal(struct device *d, struct device *o)
+{
+    (void)o;
+    struct err e = { "" };
+    struct source s = source_of(7);
+    float *v = random_floats(&s, 8, 1), got[8];
+    struct tensor *x = floats_of(d, 2, 4, v);
+    struct weight *w = NULL;
+    d->add(d, x, x, 8);
+    if (d->weight_from_tensor(d, &w, x, "LoRA A", &e) != -1 || !strstr(e.msg, "LoRA A"))
+        note_mismatch("weight_from_tensor was not refused: %s", e.msg);
+    d->scale(d, x, 2, 8);
+    if (d->tensor_read(d, x, 0, got, 8, &e) != -1 || !strstr(e.msg, "operation scale of training is not built"))
+        note_mismatch("scale was not refused: %s", e.msg);
+    if (d->sync(d, &e) != -1)
+        note_mismatch("the failure did not last");
+    d->tensor_free(d, x);
+    free(v);
+}
+
+static void test_norms(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(norms);
+}
+
+static void test_pointwise(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(pointwise);
+}
+
+static void test_embedding_and_linear(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(embedding_and_linear);
+}
+
+static void test_rotation(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(rotation);
+}
+
+static void test_log_probabilities(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(log_probabilities);
+}
+
+static void test_step_inputs(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(step_inputs);
+}
+
+static void test_empty(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(empty);
+}
+
+static void test_refusal(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(refusal);
+}
+
+/* Each fault is found in one order of threads at least. The chip has no planted faults. */
+static void expect_found(enum plant fault, check_fn *check, const char *name)
+{
+    bool found = false;
+    for (int order = 0; order < EMU_ORDERS; order++)
+        found = !check_in_order(check, (enum emu_order)order, fault) || found;
+    if (!found)
+        fail_msg("the planted fault '%s' was not found", name);
+}
+
+static void test_planted(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    if (real_device()) {
+        printf("# skip: faults are planted in the emulation only\n");
+        skip();
+    }
+    expect_found(PLANT_NO_BARRIER, norms, "no barrier before the sums of the warps are read");
+    expect_found(PLANT_SHUFFLE, norms, "half of a warp skips a shuffle");
+    expect_found(PLANT_PAST_THE_END, pointwise, "one element too many");
+    expect_found(PLANT_DIVERGED, norms, "half of the block at another barrier");
+    if (!strstr(mismatch, "divergent barriers") || !strstr(mismatch, "rows.cu:"))
+        fail_msg("a divergent barrier is not named with its lines: %s", mismatch);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_norms),         cmocka_unit_test(test_pointwise),
+        cmocka_unit_test(test_rotation),      cmocka_unit_test(test_embedding_and_linear),
+        cmocka_unit_test(test_step_inputs),   cmocka_unit_test(test_log_probabilities),
+        cmocka_unit_test(test_empty),         cmocka_unit_test(test_refusal),
+        cmocka_unit_test(test_planted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
