@@ -199,7 +199,7 @@ C_CHECKED := $(filter %.c,$(filter lib/% kernels/% tools/%,$(C_ALL)))
 lint: lint-format lint-headers lint-cppcheck lint-tidy
 lint-format:
 	$(call say,LINT,clang-format)
-	$(Q)clang-format --dry-run -Werror $(C_ALL)
+	$(Q)clang-format --dry-run -Werror $(C_ALL) $(wildcard kernels/cuda/*.* kernels/cuda/emu/*.*)
 lint-headers: # every header compiles alone, but for the templates *_impl.h
 	$(call say,LINT,headers)
 	$(Q)for h in $(filter-out %_impl.h,$(filter lib/%.h kernels/%.h tools/%.h,$(C_ALL))); do $(CC) $(ALL_CFLAGS) -Wno-psabi -fsyntax-only -x c $$h; done

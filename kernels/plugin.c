@@ -67,7 +67,8 @@ int plugin_open(struct device **out, const char *name, struct err *e)
         return -1;
     bool asked = asked_path(path);
     if (!asked && !installed_path(path))
-        return err_set(e, "device %s: this program does not know where it lies, so set LATENT_CUDA to %s", name, file_name);
+        return err_set(e, "device %s: this program does not know where it lies, so set LATENT_CUDA to %s", name,
+                       file_name);
     if (access(path, R_OK) != 0)
         return err_set(e, "device %s: there is no CUDA plugin %s%s", name, path,
                        asked ? " (from LATENT_CUDA)" : "; build it where nvcc is, or set LATENT_CUDA");

@@ -1,15 +1,15 @@
 /* plugin.h - how the program finds latent_cuda.so, and what the two must agree on.
  *
  * The plugin is searched in $LATENT_CUDA (a file, or a folder that holds it), then in EXE/../lib/latent and
- * EXE/../../lib/latent, EXE being the folder of the running program. It has one symbol; abi and build id must be equal on both sides, because struct device
- * and struct sample_slot are shared as they lie in memory. The build id is a checksum of the headers that say so. */
+ * EXE/../../lib/latent, EXE being the folder of the running program. It has one symbol; abi and build id must be equal
+ * on both sides, because struct device and struct sample_slot are shared as they lie in memory. The build id is a
+ * checksum of the headers that say so. */
 #ifndef LATENT_PLUGIN_H
 #define LATENT_PLUGIN_H
 
 #include <stdint.h>
 
 #include "kernels/kernels.h"
-
 
 enum { LATENT_DEVICE_ABI = 1 };
 

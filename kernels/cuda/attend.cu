@@ -1,8 +1,8 @@
 /* attend.cu - attention in float for any head width: fp32 caches, and sequences without a cache.
  *
- * A warp holds one query of one head and walks the positions in blocks of 32, a key a lane, with the running maximum and
- * sum of Milakov & Gimelshein 2018. What it sums in which order depends on the row's own position alone. This is the path
- * of parity with the CPU; attend_mma.cu is the fast one. */
+ * A warp holds one query of one head and walks the positions in blocks of 32, a key a lane, with the running maximum
+ * and sum of Milakov & Gimelshein 2018. What it sums in which order depends on the row's own position alone. This is
+ * the path of parity with the CPU; attend_mma.cu is the fast one. */
 #include "kernels/cuda/ops.h"
 
 enum { ATTEND_WARPS = 4, HEAD_MAX = 256, PER_LANE = HEAD_MAX / WARP_LANES };
@@ -32,7 +32,7 @@ static __device__ __forceinline__ int sequence_of(const int32_t *begin, int nseq
 
 template <class C> static __global__ void __launch_bounds__(ATTEND_WARPS *WARP_LANES) attend_rows(attend_op o)
 {
-    SHARED(float, queries, ATTEND_WARPS * HEAD_MAX);
+    SHARED(float, queries, ATTEND_WARPS *HEAD_MAX);
     int64_t item = static_cast<int64_t>(blockIdx.x) * ATTEND_WARPS + warp_id();
     if (item >= static_cast<int64_t>(o.rows) * o.heads)
         return; /* a whole warp; there is no barrier below */

@@ -1,15 +1,15 @@
 /* attend_mma.cu - attention over a paged bf16 cache on the tensor cores, for prefill and for decoding.
  *
- * Rows are packed (token, head of the group): with four query heads to a key head, four of the sixteen rows of an mma tile
- * come from one token, so decoding fills the tile as far as it can and reads each key once for its whole group (PackGQA of
- * FlashAttention-3). A warp holds 16 packed rows; a page of keys and values at a time comes in by cp.async, two pages
- * ahead of the one in use. Softmax is that of FlashAttention-2: running maximum and sum in float, p rounded to bf16 for
- * the product with V.
+ * Rows are packed (token, head of the group): with four query heads to a key head, four of the sixteen rows of an mma
+ * tile come from one token, so decoding fills the tile as far as it can and reads each key once for its whole group
+ * (PackGQA of FlashAttention-3). A warp holds 16 packed rows; a page of keys and values at a time comes in by cp.async,
+ * two pages ahead of the one in use. Softmax is that of FlashAttention-2: running maximum and sum in float, p rounded
+ * to bf16 for the product with V.
  *
- * Positions are summed in splits of ATTEND_SPLIT counted from position 0, split after split. Decoding gives each split to
- * a block of its own and joins them in a second kernel; prefill walks the splits in one block and joins them in registers
- * with the same function. A tile or split in which a row sees nothing leaves the row's bits alone. So a row's result
- * depends neither on its neighbours nor on the path, and prefill equals decode bit for bit. */
+ * Positions are summed in splits of ATTEND_SPLIT counted from position 0, split after split. Decoding gives each split
+ * to a block of its own and joins them in a second kernel; prefill walks the splits in one block and joins them in
+ * registers with the same function. A tile or split in which a row sees nothing leaves the row's bits alone. So a row's
+ * result depends neither on its neighbours nor on the path, and prefill equals decode bit for bit. */
 #include "kernels/cuda/ops.h"
 
 enum {
@@ -65,7 +65,8 @@ static __device__ __forceinline__ row_of row_at(const attend_op &o, const rows_a
 }
 
 /* Joins what a row has so far (most, sum) with the next split (m, l): factors for both sides' sums of values. */
-static __device__ __forceinline__ void join(float &most, float &sum, float m, float l, float scale, float &keep, float &take)
+static __device__ __forceinline__ void join(float &most, float &sum, float m, float l, float scale, float &keep,
+                                            float &take)
 {
     float now = fmaxf(most, m);
     keep = most == -INFINITY ? 0 : expf((most - now) * scale);
@@ -89,8 +90,8 @@ template <int HD, int WARPS> struct block_memory {
 
 /* Page `tile` of the sequence; places behind the context become zeros, whatever the cache holds there. */
 template <int HD, int WARPS>
-static __device__ __forceinline__ void load_tile(stage_memory<HD> *to, const attend_op &o, const int32_t *pages, int tile,
-                                                 int context, int kv_head)
+static __device__ __forceinline__ void load_tile(stage_memory<HD> *to, const attend_op &o, const int32_t *pages,
+                                                 int tile, int context, int kv_head)
 {
     if (PLANTED(PLANT_PAGE) && tile + 1 < o.max_pages)
         pages++;
@@ -116,25 +117,26 @@ template <int HD> static __device__ __forceinline__ void state_clear(state<HD> &
         x.m[i] = -INFINITY;
         x.l[i] = 0;
     }
-UNROLL
+    UNROLL
     for (int d = 0; d < HD / 8; d++)
         for (int i = 0; i < 4; i++)
             x.o[d][i] = 0;
 }
 
 template <int HD>
-static __device__ __forceinline__ void attend_tile(state<HD> &x, const stage_memory<HD> *in, const uint32_t q[HD / 16][4],
-                                                   const row_of row[2], int tile, float scale)
+static __device__ __forceinline__ void attend_tile(state<HD> &x, const stage_memory<HD> *in,
+                                                   const uint32_t q[HD / 16][4], const row_of row[2], int tile,
+                                                   float scale)
 {
     int lane = lane_id(), t = lane % 4;
     float s[TILE_KEYS / 8][4];
-UNROLL
+    UNROLL
     for (int n = 0; n < TILE_KEYS / 8; n++)
         for (int i = 0; i < 4; i++)
             s[n][i] = 0;
-UNROLL
-    for (int n = 0; n < TILE_KEYS / 8; n += 2)
-UNROLL
+    UNROLL
+    for (int n = 0; n < TILE_KEYS / 8; n += 2) {
+        UNROLL
         for (int k = 0; k < HD / 16; k++) {
             uint32_t b[4];
             int r = (PLANTED(PLANT_LANE) ? lane ^ 1 : lane) % 8;
@@ -142,8 +144,9 @@ UNROLL
             mma_bf16(s[n], q[k], b[0], b[1]);
             mma_bf16(s[n + 1], q[k], b[2], b[3]);
         }
+    }
     float most[2] = { -INFINITY, -INFINITY }, keep[2];
-UNROLL
+    UNROLL
     for (int n = 0; n < TILE_KEYS / 8; n++)
         for (int i = 0; i < 4; i++) {
             int key = tile * TILE_KEYS + n * 8 + 2 * t + i % 2;
@@ -160,23 +163,23 @@ UNROLL
         x.m[i] = most[i];
     }
     float sum[2] = { 0, 0 };
-UNROLL
+    UNROLL
     for (int n = 0; n < TILE_KEYS / 8; n++)
-        for (int i = 0; i < 4; i++) { /* a difference times scale: nothing that a compiler may fuse one way or another */
+        for (int i = 0; i < 4; i++) { /* a difference times scale: nothing to fuse one way here, another way there */
             s[n][i] = s[n][i] == -INFINITY ? 0 : expf((s[n][i] - most[i / 2]) * scale);
             sum[i / 2] += s[n][i];
         }
     for (int i = 0; i < 2; i++)
         x.l[i] = fmaf(x.l[i], keep[i], sum[i]);
-UNROLL
+    UNROLL
     for (int d = 0; d < HD / 8; d++)
         for (int i = 0; i < 4; i++)
             x.o[d][i] *= keep[i / 2];
-UNROLL
+    UNROLL
     for (int n = 0; n < TILE_KEYS / 8; n += 2) { /* the C fragments of two score tiles are the A fragment of one of p */
         uint32_t p[4] = { bf16_pair(s[n][0], s[n][1]), bf16_pair(s[n][2], s[n][3]), bf16_pair(s[n + 1][0], s[n + 1][1]),
                           bf16_pair(s[n + 1][2], s[n + 1][3]) };
-UNROLL
+        UNROLL
         for (int d = 0; d < HD / 8; d += 2) {
             uint32_t b[4];
             ldmatrix4_trans(b, &in->v[n * 8 + lane % 16][d * 8 + lane / 16 * 8]);
@@ -232,7 +235,7 @@ static __global__ void __launch_bounds__(WARPS *WARP_LANES) attend_pages(attend_
     }
     SYNC_BLOCK();
     uint32_t q[HD / 16][4];
-UNROLL
+    UNROLL
     for (int k = 0; k < HD / 16; k++)
         ldmatrix4(q[k], &mem->q[warp_id() * TILE_ROWS + lane % 16][k * 16 + lane / 16 * 8]);
     int r0 = at.first_row + warp_id() * TILE_ROWS + lane / 4;
@@ -248,8 +251,8 @@ UNROLL
             copy_async_wait<STAGES - 2>();
         SYNC_BLOCK(); /* the page has come for everybody, and nobody reads the one before any more */
         if (ahead < last)
-            load_tile<HD, WARPS>(&mem->stage[(j + (PLANTED(PLANT_NO_REFILL_GUARD) ? 0 : STAGES - 1)) % STAGES], o, pages,
-                                 ahead, at.context, kv_head);
+            load_tile<HD, WARPS>(&mem->stage[(j + (PLANTED(PLANT_NO_REFILL_GUARD) ? 0 : STAGES - 1)) % STAGES], o,
+                                 pages, ahead, at.context, kv_head);
         copy_async_commit(); /* also when empty: the wait counts groups */
         attend_tile(now, &mem->stage[j % STAGES], q, row, tile, o.scale);
         if (SPLIT || ((tile + 1) % SPLIT_TILES && tile + 1 < last))
@@ -258,7 +261,7 @@ UNROLL
         float keep[2], take[2];
         for (int i = 0; i < 2; i++)
             join(all.m[i], all.l[i], now.m[i], now.l[i], o.scale, keep[i], take[i]);
-UNROLL
+        UNROLL
         for (int d = 0; d < HD / 8; d++)
             for (int i = 0; i < 4; i++)
                 all.o[d][i] = joined(all.o[d][i], keep[i / 2], now.o[d][i], take[i / 2]);
@@ -278,7 +281,7 @@ UNROLL
                 parts.ml[at_part * 2 + 1] = now.l[i];
             }
         }
-UNROLL
+        UNROLL
         for (int d = 0; d < HD / 8; d++)
             for (int j = 0; j < 2; j++)
                 to[d * 8 + lane % 4 * 2 + j] = SPLIT ? now.o[d][i * 2 + j] : all.o[d][i * 2 + j] / all.l[i];

@@ -1,9 +1,9 @@
 /* device.cu - struct device over the kernels: memory, shape checks, one operation after another.
  *
  * Shapes are checked here, once, as front.c does it for the CPU; what lies in device memory (ids, page tables) is not
- * looked at. Activations are F32, caches F32 or BF16. Weights keep bf16 when every part is bf16 and become F32 otherwise
- * (f16 included: exact). The first failure is kept, later operations do nothing, the next waiting call reports it.
- * Operations of training are not there yet: calling one is such a failure. */
+ * looked at. Activations are F32, caches F32 or BF16. Weights keep bf16 when every part is bf16 and become F32
+ * otherwise (f16 included: exact). The first failure is kept, later operations do nothing, the next waiting call
+ * reports it. Operations of training are not there yet: calling one is such a failure. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,8 +245,8 @@ static int read_begin(device *d, read_ticket **out, const tensor *t, size_t firs
     return 0;
 }
 
-/* A sampler's failure is not looked for here (that would wait for everything enqueued since): its rows carry -1, and the
- * next tensor_read or sync says why. */
+/* A sampler's failure is not looked for here (that would wait for everything enqueued since): its rows carry -1, and
+ * the next tensor_read or sync says why. */
 static int read_wait(device *d, read_ticket *k, void *host, err *e)
 {
     cuda *c = of(d);
@@ -289,7 +289,8 @@ static float float_of_half(uint16_t h)
     return f;
 }
 
-/* Bytes at .. at+n of the stacked parts, as they will lie on the device. Pieces end at elements: all are multiples of 4. */
+/* Bytes at .. at+n of the stacked parts, as they will lie on the device. Pieces end at elements: all are multiples
+ * of 4. */
 static void fill_weight(void *arg, size_t at, size_t n, void *buffer)
 {
     const weight_source *s = static_cast<const weight_source *>(arg);
@@ -323,7 +324,8 @@ static void fill_weight(void *arg, size_t at, size_t n, void *buffer)
     }
 }
 
-static int weight_new(device *d, weight **out, const weight_part *parts, int nparts, int64_t cols, const char *what, err *e)
+static int weight_new(device *d, weight **out, const weight_part *parts, int nparts, int64_t cols, const char *what,
+                      err *e)
 {
     cuda *c = of(d);
     weight_source s = { parts, cols, true };
@@ -376,7 +378,8 @@ static void close_device(device *d)
 
 /* ---- rows in, rows out ---- */
 
-static void embed_or_add(device *d, tensor *y, const weight *table, const tensor *ids, int rows, bool add, const char *op)
+static void embed_or_add(device *d, tensor *y, const weight *table, const tensor *ids, int rows, bool add,
+                         const char *op)
 {
     cuda *c = of(d);
     WANT(op, is(y, DTYPE_F32, rows, table->cols) && holds(ids, DTYPE_I32, rows));
@@ -407,8 +410,10 @@ static void linear(device *d, tensor *y, const tensor *x, const weight *w, const
     if (c->failed)
         return;
     err e;
-    linear_op o = { f32(y), f32(x), w->data, w->bf16, f32(bias), rows, static_cast<int>(w->rows), static_cast<int>(w->cols),
-                    add,    rounded };
+    linear_op o = {
+        f32(y), f32(x), w->data, w->bf16, f32(bias), rows, static_cast<int>(w->rows), static_cast<int>(w->cols),
+        add,    rounded
+    };
     note(c, rt_linear(c->r, o, &e), e);
     launched(c);
 }
@@ -423,7 +428,8 @@ static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, floa
     launched(c);
 }
 
-static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, const tensor *b, float eps, int rows, int cols)
+static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, const tensor *b, float eps, int rows,
+                      int cols)
 {
     cuda *c = of(d);
     WANT("layernorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols));
@@ -588,8 +594,8 @@ static void attend_varlen(device *d, const attend_varlen_args *a)
 
 /* ---- ends of the network ---- */
 
-static void logprobs(device *d, tensor *logprob, tensor *entropy, tensor *best, const tensor *logits, const tensor *target,
-                     int n, int vocab)
+static void logprobs(device *d, tensor *logprob, tensor *entropy, tensor *best, const tensor *logits,
+                     const tensor *target, int n, int vocab)
 {
     cuda *c = of(d);
     WANT("logprobs", is(logits, DTYPE_F32, n, vocab) && vocab > 0);
@@ -640,9 +646,16 @@ static void decode_inputs(device *d, const decode_inputs_args *a)
     WANT(op, holds(a->context, DTYPE_I32, a->n) && holds(a->cache_row, DTYPE_I32, a->n));
     if (!alive(c))
         return;
-    decode_inputs_op o = { i32(a->slot_of), static_cast<sample_slot *>(a->slots->data),
-                           i32(a->page_table), i32(a->rope_offset), i32(a->ids), i32(a->table_row),
-                           i32(a->context), i32(a->cache_row), a->n, static_cast<int>(a->page_table->cols) };
+    decode_inputs_op o = { i32(a->slot_of),
+                           static_cast<sample_slot *>(a->slots->data),
+                           i32(a->page_table),
+                           i32(a->rope_offset),
+                           i32(a->ids),
+                           i32(a->table_row),
+                           i32(a->context),
+                           i32(a->cache_row),
+                           a->n,
+                           static_cast<int>(a->page_table->cols) };
     op_decode_inputs(rt_stream(c->r), o);
     launched(c);
 }
@@ -654,10 +667,25 @@ template <class... A> struct missing {
 };
 
 static const char *const missing_names[] = {
-    "weight_refresh",    "copy_block",    "fill",         "scale",           "dropout",
-    "linear_dx",         "linear_dw",     "embed_backward", "rmsnorm_backward", "layernorm_backward",
-    "silu_mul_backward", "gelu_backward", "rope_backward", "attend_varlen_keep", "attend_varlen_backward",
-    "scatter_rows",      "cross_entropy", "sum_squares",  "adamw",
+    "weight_refresh",
+    "copy_block",
+    "fill",
+    "scale",
+    "dropout",
+    "linear_dx",
+    "linear_dw",
+    "embed_backward",
+    "rmsnorm_backward",
+    "layernorm_backward",
+    "silu_mul_backward",
+    "gelu_backward",
+    "rope_backward",
+    "attend_varlen_keep",
+    "attend_varlen_backward",
+    "scatter_rows",
+    "cross_entropy",
+    "sum_squares",
+    "adamw",
 };
 
 template <class... A> template <int op> void missing<A...>::call(device *d, A...)
@@ -731,7 +759,7 @@ static void fill_table(device *d)
 
 /* The one symbol of the plugin. */
 extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_t abi, const char *build_id, int index,
-                                                                          device **out, err *e)
+                                                                         device **out, err *e)
 {
     *out = nullptr;
     if (abi != LATENT_DEVICE_ABI || strcmp(build_id, LATENT_BUILD_ID) != 0)

@@ -1,7 +1,7 @@
 /* ops.h - what the kernel files offer to device.cu: one function an operation, device pointers, shapes checked already.
  *
- * Each enqueues on `st` and returns. Shapes are those of kernels.h; T = rows. Kernel files hold the kernels and nothing of
- * memory; device.cu holds memory and nothing of kernels. */
+ * Each enqueues on `st` and returns. Shapes are those of kernels.h; T = rows. Kernel files hold the kernels and nothing
+ * of memory; device.cu holds memory and nothing of kernels. */
 #ifndef LATENT_CUDA_OPS_H
 #define LATENT_CUDA_OPS_H
 
@@ -11,7 +11,8 @@ extern "C" {
 }
 
 /* ---- rows.cu ---- */
-void op_embed(stream_t st, float *y, const void *table, bool table_bf16, const int32_t *ids, int rows, int cols, bool add);
+void op_embed(stream_t st, float *y, const void *table, bool table_bf16, const int32_t *ids, int rows, int cols,
+              bool add);
 /* y = rmsnorm(x) g. With residual: first x += residual, in place. */
 void op_rmsnorm(stream_t st, float *y, float *x, const float *residual, const float *g, float eps, int rows, int cols);
 void op_layernorm(stream_t st, float *y, const float *x, const float *g, const float *b, float eps, int rows, int cols);
@@ -21,10 +22,11 @@ void op_gelu(stream_t st, float *y, const float *x, int64_t n);
 void op_gather(stream_t st, float *y, const float *x, const int32_t *index, int n, int cols);
 void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n);
 void op_add_bias(stream_t st, float *y, const float *bias, int rows, int cols);
-/* y = x W^T + bias (or +=), plain float sums in the order of k: what the emulation multiplies with, and the device where
- * cuBLASLt has no algorithm (rows of odd length). w_bf16: x is rounded to bf16 too, as the tensor cores see it. */
-void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows, int n,
-                     int k, bool add);
+/* y = x W^T + bias (or +=), plain float sums in the order of k: what the emulation multiplies with, and the device
+ * where cuBLASLt has no algorithm (rows of odd length). w_bf16: x is rounded to bf16 too, as the tensor cores see it.
+ */
+void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows,
+                     int n, int k, bool add);
 
 struct rope_op {
     float *qkv;
@@ -50,10 +52,10 @@ void op_decode_inputs(stream_t st, const decode_inputs_op &o);
 struct attend_op {
     float *out;
     const float *qkv;
-    const void *k, *v;       /* paged: caches; else NULL: keys and values lie in qkv */
+    const void *k, *v; /* paged: caches; else NULL: keys and values lie in qkv */
     bool cache_bf16;
     const int32_t *page_table, *seq_slot, *context; /* paged only */
-    const int32_t *begin;    /* [nseq + 1] */
+    const int32_t *begin;                           /* [nseq + 1] */
     int nseq, rows, max_pages, heads, kv_heads, head_dim;
     float scale;
     int window;

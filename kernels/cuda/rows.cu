@@ -45,7 +45,8 @@ static __global__ void __launch_bounds__(ROW_THREADS)
         to[i] = add ? to[i] + as_float(from[i]) : as_float(from[i]);
 }
 
-void op_embed(stream_t st, float *y, const void *table, bool table_bf16, const int32_t *ids, int rows, int cols, bool add)
+void op_embed(stream_t st, float *y, const void *table, bool table_bf16, const int32_t *ids, int rows, int cols,
+              bool add)
 {
     if (rows <= 0)
         return;
@@ -126,7 +127,8 @@ void op_add(stream_t st, float *y, const float *x, int64_t n)
         LAUNCH(add_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
 }
 
-static __global__ void __launch_bounds__(FLAT_THREADS) silu_mul_flat(float *y, const float *gate_up, int64_t n, int cols)
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    silu_mul_flat(float *y, const float *gate_up, int64_t n, int cols)
 {
     int64_t i = flat_index();
     if (i >= n + PLANTED(PLANT_PAST_THE_END))
@@ -204,8 +206,8 @@ static __global__ void __launch_bounds__(FLAT_THREADS)
     y[i] = add ? y[i] + sum : sum;
 }
 
-void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows, int n,
-                     int k, bool add)
+void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows,
+                     int n, int k, bool add)
 {
     int64_t total = static_cast<int64_t>(rows) * n;
     if (total <= 0)

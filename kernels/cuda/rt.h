@@ -23,9 +23,9 @@ stream_t rt_stream(rt *r);
 int rt_alloc(rt *r, void **out, size_t bytes, const char *what, err *e);
 void rt_free(rt *r, void *p); /* waits for what is under way */
 int rt_zero(rt *r, void *p, size_t bytes, err *e);
-int rt_copy(rt *r, void *to, const void *from, size_t bytes, err *e);        /* on the device */
-int rt_write(rt *r, void *to, const void *host, size_t bytes, err *e);       /* host may change once it returns */
-int rt_read(rt *r, void *host, const void *from, size_t bytes, err *e);      /* waits */
+int rt_copy(rt *r, void *to, const void *from, size_t bytes, err *e);   /* on the device */
+int rt_write(rt *r, void *to, const void *host, size_t bytes, err *e);  /* host may change once it returns */
+int rt_read(rt *r, void *host, const void *from, size_t bytes, err *e); /* waits */
 int rt_ticket_begin(rt *r, rt_ticket **out, const void *from, size_t bytes, err *e);
 int rt_ticket_wait(rt *r, rt_ticket *t, void *host, err *e); /* frees t, whatever comes of it */
 /* Upload by pieces through pinned memory: `fill` writes piece [at, at + n) of the source into a buffer. */

@@ -1,9 +1,9 @@
-/* rt_cuda.cu - the machine of rt.h: CUDA runtime and cuBLASLt. Compiled here and linked; it waits for a device to run on
- * (tests/bench/device.sh).
+/* rt_cuda.cu - the machine of rt.h: CUDA runtime and cuBLASLt. Compiled here and linked; it waits for a device to run
+ * on (tests/bench/device.sh).
  *
- * Linear: bf16 weights multiply with x rounded to bf16, sums in float; float weights in full float (no TF32). cuBLASLt's
- * heuristic chooses by the number of rows, so the order of a sum may differ between batch sizes: the promise that a row
- * does not depend on the other rows does not hold for linear here yet (the numerics class says "cublas"). */
+ * Linear: bf16 weights multiply with x rounded to bf16, sums in float; float weights in full float (no TF32).
+ * cuBLASLt's heuristic chooses by the number of rows, so the order of a sum may differ between batch sizes: the promise
+ * that a row does not depend on the other rows does not hold for linear here yet (the numerics class says "cublas"). */
 #include "kernels/cuda/rt.h"
 
 #include <cublasLt.h>
@@ -62,8 +62,8 @@ static int open_device(rt *r, err *e)
         return err_set(e, "device cuda:%d: %s", r->index,
                        driver == 0 ? "this machine has no NVIDIA driver" : "the driver finds no CUDA device");
     if (c == cudaErrorInsufficientDriver)
-        return err_set(e, "device cuda:%d: the driver is for CUDA %d.%d, this build needs %d.%d", r->index, driver / 1000,
-                       driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+        return err_set(e, "device cuda:%d: the driver is for CUDA %d.%d, this build needs %d.%d", r->index,
+                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     TRY("asking for devices", c);
     if (r->index < 0 || r->index >= count)
         return err_set(e, "device cuda:%d: there are %d devices, counted from 0", r->index, count);
@@ -177,7 +177,8 @@ int rt_upload(rt *r, void *to, size_t bytes, rt_fill *fill, void *arg, err *e)
         size_t n = bytes - at < PINNED ? bytes - at : PINNED;
         TRY("an upload", cudaEventSynchronize(r->used[turn]));
         fill(arg, at, n, r->pinned[turn]);
-        TRY("an upload", cudaMemcpyAsync(static_cast<char *>(to) + at, r->pinned[turn], n, cudaMemcpyHostToDevice, r->stream));
+        TRY("an upload",
+            cudaMemcpyAsync(static_cast<char *>(to) + at, r->pinned[turn], n, cudaMemcpyHostToDevice, r->stream));
         TRY("an upload", cudaEventRecord(r->used[turn], r->stream));
     }
     return 0;
@@ -272,7 +273,8 @@ static bool matmul_make(matmul *m, const linear_op &o)
     *m = matmul{ nullptr, nullptr, nullptr, nullptr };
     bool ok = !cublasLtMatmulDescCreate(&m->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) &&
               !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) &&
-              !cublasLtMatrixLayoutCreate(&m->w, in, k, n, o.k) && !cublasLtMatrixLayoutCreate(&m->x, in, k, rows, o.k) &&
+              !cublasLtMatrixLayoutCreate(&m->w, in, k, n, o.k) &&
+              !cublasLtMatrixLayoutCreate(&m->x, in, k, rows, o.k) &&
               !cublasLtMatrixLayoutCreate(&m->y, CUDA_R_32F, n, rows, o.n);
     if (ok && o.bias)
         ok = !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
@@ -320,8 +322,8 @@ int rt_linear(rt *r, const linear_op &o, err *e)
             op_to_bf16(r->stream, static_cast<bf16 *>(o.scratch), o.x, static_cast<int64_t>(o.rows) * o.k);
             x = o.scratch;
         }
-        status = cublasLtMatmul(r->lt, m.desc, &one, o.w, m.w, x, m.x, &beta, o.y, m.y, o.y, m.y, &p->algo, r->workspace,
-                                WORKSPACE, r->stream);
+        status = cublasLtMatmul(r->lt, m.desc, &one, o.w, m.w, x, m.x, &beta, o.y, m.y, o.y, m.y, &p->algo,
+                                r->workspace, WORKSPACE, r->stream);
     } else { /* rows of odd length have no algorithm */
         op_linear_plain(r->stream, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.k, o.add);
     }

@@ -1,10 +1,10 @@
-/* sample.cu - the sampler: one block a row, nothing sorted, nothing stored; each pass reads the row again (it lies in the
- * second-level cache) and adjusts it anew.
+/* sample.cu - the sampler: one block a row, nothing sorted, nothing stored; each pass reads the row again (it lies in
+ * the second-level cache) and adjusts it anew.
  *
- * Order and meaning are those of kernels/cpu/sample.c. A filter keeps the first so-many ids of one order (higher z first,
- * ties by lower id), so it is a cut (key, id): the key is the magnitude of z = (logit - maximum) / temperature, found
- * eight bits at a time in a histogram of counts and masses. Masses are integers, e^z in units of 2^-44: their sums do not
- * depend on the order in which threads come, so a draw is the same on every run. */
+ * Order and meaning are those of kernels/cpu/sample.c. A filter keeps the first so-many ids of one order (higher z
+ * first, ties by lower id), so it is a cut (key, id): the key is the magnitude of z = (logit - maximum) / temperature,
+ * found eight bits at a time in a histogram of counts and masses. Masses are integers, e^z in units of 2^-44: their
+ * sums do not depend on the order in which threads come, so a draw is the same on every run. */
 #include "kernels/cuda/ops.h"
 
 enum { SAMPLE_THREADS = 512, WARPS = SAMPLE_THREADS / WARP_LANES, CHUNK = 1024, CHUNKS = SAMPLE_VOCAB_MAX / CHUNK };
@@ -158,23 +158,23 @@ template <class F> static __device__ mass_t chunk_sums(const row_view &r, row_me
     return total;
 }
 
-/* The first id at which the running sum passes target, which is below the whole. Needs chunk_sums of the same weight. */
+/* The first id at which the running sum passes target, which is below the whole. Needs chunk_sums of the same weight.
+ * Every loop ends with the row, whatever the sums: a wrong id can be found, a hanging device cannot. */
 template <class F> static __device__ int find_in_order(const row_view &r, row_memory *m, F weight, mass_t target)
 {
-    int chunk = 0;
+    int chunks = (r.vocab + CHUNK - 1) / CHUNK, chunk = 0;
     mass_t sum = 0;
-    while (sum + m->chunks[chunk] <= target)
+    while (chunk + 1 < chunks && sum + m->chunks[chunk] <= target)
         sum += m->chunks[chunk++];
     if (warp_id() == 0)
-        for (int i = chunk * CHUNK;; i += WARP_LANES) {
-            int id = i + lane_id();
+        for (int i = chunk * CHUNK; i < r.vocab; i += WARP_LANES) {
+            int id = i + lane_id(), at = 0;
             mass_t mine = id < r.vocab ? weight(r, id) : 0, group = warp_sum(mine);
-            if (sum + group <= target) {
+            if (sum + group <= target && i + WARP_LANES < r.vocab) {
                 sum += group;
                 continue;
             }
-            int at = 0;
-            while ((sum += shuffle_from(mine, at)) <= target)
+            while ((sum += shuffle_from(mine, at)) <= target && at + 1 < WARP_LANES && i + at + 1 < r.vocab)
                 at++;
             if (lane_id() == 0)
                 m->found = i + at;
@@ -184,8 +184,8 @@ template <class F> static __device__ int find_in_order(const row_view &r, row_me
     return m->found;
 }
 
-/* The cut after the item that makes the number of items reach `items` or their mass reach `mass`; *total: the mass up to
- * and including it. */
+/* The cut after the item that makes the number of items reach `items` or their mass reach `mass`; *total: the mass up
+ * to and including it. */
 static __device__ cut find_cut(const row_view &r, row_memory *m, int items, mass_t mass, mass_t *total)
 {
     uint32_t prefix = 0;
@@ -217,7 +217,8 @@ static __device__ cut find_cut(const row_view &r, row_memory *m, int items, mass
     int ties = m->counts[bin], take = 1;
     mass_t each = ties ? m->bins[bin] / static_cast<mass_t>(ties) : 0;
     if (seen < items && sum < mass) {
-        mass_t by_items = static_cast<mass_t>(items - seen), by_mass = each ? (mass - sum - 1) / each + 1 : NO_MASS_LIMIT;
+        mass_t by_items = static_cast<mass_t>(items - seen),
+               by_mass = each ? (mass - sum - 1) / each + 1 : NO_MASS_LIMIT;
         mass_t wanted = by_items < by_mass ? by_items : by_mass;
         take = wanted < static_cast<mass_t>(ties) ? static_cast<int>(wanted) : ties;
     }
@@ -287,7 +288,9 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS) sample_rows(sample_op o
     if (s->done != SAMPLE_RUNNING)
         return; /* the whole block */
     bool penalties = counts && (s->repetition != 1 || s->frequency != 0 || s->presence != 0);
-    row_view r = { o.logits + static_cast<int64_t>(row) * o.vocab, penalties ? counts : nullptr, s, o.vocab, 0, 0, { 0, 0 } };
+    row_view r = {
+        o.logits + static_cast<int64_t>(row) * o.vocab, penalties ? counts : nullptr, s, o.vocab, 0, 0, { 0, 0 }
+    };
 
     float raw_max = -INFINITY, mine = -INFINITY;
     int top = NO_ID, lowest = NO_ID, nan = 0;

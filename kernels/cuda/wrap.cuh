@@ -1,18 +1,17 @@
 /* wrap.cuh - everything a kernel may say that is PTX or a warp intrinsic. Kernels include this and nothing of CUDA.
  *
- * Compiled by nvcc each is inline PTX or the intrinsic; compiled as host C++ the emulation (emu/) stands behind the same
- * names. Both compile without contraction (-fmad=false, -ffp-contract=off): where a multiply and an add are one rounding, the
- * kernels say fmaf. bf16 is two bytes with our own conversions, round to nearest even on both sides. Words of two bf16 hold the
- * lower index in the lower half.
+ * Compiled by nvcc each is inline PTX or the intrinsic; compiled as host C++ the emulation (emu/) stands behind the
+ * same names. Both compile without contraction (-fmad=false, -ffp-contract=off): where a multiply and an add are one
+ * rounding, the kernels say fmaf. bf16 is two bytes with our own conversions, round to nearest even on both sides.
+ * Words of two bf16 hold the lower index in the lower half.
  *
  * Fragment layouts: PTX ISA 8.x, "Matrix Fragments for mma.m16n8k16 with floating point type" (.bf16) and "ldmatrix".
  * With g = lane / 4 and t = lane % 4:
- *   A (16 x 16): a[0] row g, columns 2t 2t+1; a[1] row g+8; a[2] row g, columns 2t+8 2t+9; a[3] row g+8, the same columns
- *   B (16 x 8):  b[0] rows 2t 2t+1, column g; b[1] rows 2t+8 2t+9, column g
- *   C (16 x 8):  c[0] c[1] row g, columns 2t 2t+1; c[2] c[3] row g+8
- *   ldmatrix: matrix i takes its eight 16-byte rows from lanes 8i .. 8i+7; register i of a lane is row g, columns 2t 2t+1 of
- *   it (.trans: rows 2t 2t+1 of column g)
- * The emulation proves the layouts written here, not the chip's: tests/bench/device.sh runs the same tests on the chip. */
+ *   A (16 x 16): a[0] row g, columns 2t 2t+1; a[1] row g+8; a[2] row g, columns 2t+8 2t+9; a[3] row g+8, the same
+ * columns B (16 x 8):  b[0] rows 2t 2t+1, column g; b[1] rows 2t+8 2t+9, column g C (16 x 8):  c[0] c[1] row g, columns
+ * 2t 2t+1; c[2] c[3] row g+8 ldmatrix: matrix i takes its eight 16-byte rows from lanes 8i .. 8i+7; register i of a
+ * lane is row g, columns 2t 2t+1 of it (.trans: rows 2t 2t+1 of column g) The emulation proves the layouts written
+ * here, not the chip's: tests/bench/device.sh runs the same tests on the chip. */
 #ifndef LATENT_WRAP_CUH
 #define LATENT_WRAP_CUH
 

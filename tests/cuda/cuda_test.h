@@ -1,8 +1,8 @@
 /* cuda_test.h - CUDA kernels against the oracle of the CPU: the device under test, and comparisons that collect.
  *
  * The device is the emulation (kernels/cuda/emu), linked in; with LATENT_TEST_DEVICE=cuda:N it is the plugin's, so that
- * tests/bench/device.sh runs these same tests on the chip. A check does not fail by itself: it writes the first mismatch to
- * `mismatch`, for planted faults must be found and everything else must not. */
+ * tests/bench/device.sh runs these same tests on the chip. A check does not fail by itself: it writes the first
+ * mismatch to `mismatch`, for planted faults must be found and everything else must not. */
 #ifndef LATENT_CUDA_TEST_H
 #define LATENT_CUDA_TEST_H
 
@@ -65,7 +65,8 @@ static inline void *back(struct device *d, const struct tensor *t, size_t size)
     return v;
 }
 
-static inline void same_floats(const char *what, const float *got, const float *want, int64_t n, double atol, double rtol)
+static inline void same_floats(const char *what, const float *got, const float *want, int64_t n, double atol,
+                               double rtol)
 {
     for (int64_t i = 0; i < n; i++) {
         double tol = atol + rtol * fabs((double)want[i]);
@@ -154,6 +155,16 @@ static inline void expect_right(check_fn *check)
         if (real_device())
             break;
     }
+}
+
+/* Each fault is found in one order of threads at least. The chip has no planted faults. */
+static inline void expect_found(enum plant fault, check_fn *check, const char *name)
+{
+    bool found = false;
+    for (int order = 0; order < EMU_ORDERS; order++)
+        found = !check_in_order(check, (enum emu_order)order, fault) || found;
+    if (!found)
+        fail_msg("the planted fault '%s' was not found", name);
 }
 
 #endif

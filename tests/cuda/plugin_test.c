@@ -73,7 +73,8 @@ static void test_present(void **state)
     setenv("LATENT_CUDA", file, 1);
     if (device_open(&d, "cuda:0", 0, &e) == 0)
         device_close(d);
-    else if (!strstr(e.msg, "no NVIDIA driver") && !strstr(e.msg, "finds no CUDA device") && !strstr(e.msg, "driver is for"))
+    else if (!strstr(e.msg, "no NVIDIA driver") && !strstr(e.msg, "finds no CUDA device") &&
+             !strstr(e.msg, "driver is for"))
         fail_msg("without a device the plugin says: %s", e.msg);
     unsetenv("LATENT_CUDA");
 }

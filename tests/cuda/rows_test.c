@@ -14,7 +14,8 @@ static struct both put(struct device *d, struct device *o, enum dtype t, int64_t
     return (struct both){ tensor_of(d, t, rows, cols, host), tensor_of(o, t, rows, cols, host) };
 }
 
-static struct both put_random(struct device *d, struct device *o, struct source *s, int64_t rows, int64_t cols, float scale)
+static struct both put_random(struct device *d, struct device *o, struct source *s, int64_t rows, int64_t cols,
+                              float scale)
 {
     float *v = random_floats(s, rows * cols, scale);
     struct both b = put(d, o, DTYPE_F32, rows, cols, v);
@@ -33,7 +34,8 @@ static void norms(struct device *d, struct device *o)
     struct source s = source_of(1);
     for (int w = 0; w < WIDTHS; w++) {
         int n = widths[w], rows = 3;
-        struct both x = put_random(d, o, &s, rows, n, 3), g = put_random(d, o, &s, 1, n, 1), b = put_random(d, o, &s, 1, n, 1);
+        struct both x = put_random(d, o, &s, rows, n, 3), g = put_random(d, o, &s, 1, n, 1),
+                    b = put_random(d, o, &s, 1, n, 1);
         struct both y = put(d, o, DTYPE_F32, rows, n, NULL);
         d->rmsnorm(d, y.d, x.d, g.d, 1e-6f, rows, n);
         o->rmsnorm(o, y.o, x.o, g.o, 1e-6f, rows, n);
@@ -88,8 +90,8 @@ struct weights {
 };
 
 /* Stacked parts that start at an odd address, as in a checkpoint. */
-static struct weights weights_of(struct device *d, struct device *o, struct source *s, const enum dtype type[2], int64_t n0,
-                                 int64_t n1, int64_t cols)
+static struct weights weights_of(struct device *d, struct device *o, struct source *s, const enum dtype type[2],
+                                 int64_t n0, int64_t n1, int64_t cols)
 {
     struct err e = { "" };
     struct weights w = { NULL, NULL, xcalloc((size_t)((n0 + n1) * cols), 4) };
@@ -178,15 +180,35 @@ static void rotation(struct device *d, struct device *o)
             struct both k = { tensor_of(d, type, CACHE, kv, NULL), tensor_of(o, DTYPE_F32, CACHE, kv, NULL) };
             struct both v = { tensor_of(d, type, CACHE, kv, NULL), tensor_of(o, DTYPE_F32, CACHE, kv, NULL) };
             bool n = shapes[i].norms, append = shapes[i].append;
-            struct rope_args a = { qkv.d,  n ? qn.d : NULL, n ? kn.d : NULL,      1e-6f,
-                                   cosine.d, sine.d,        rows.d,               ROWS,
-                                   shapes[i].heads,         shapes[i].kv_heads,   hd,
-                                   shapes[i].rotary,        append ? k.d : NULL,  append ? v.d : NULL,
+            struct rope_args a = { qkv.d,
+                                   n ? qn.d : NULL,
+                                   n ? kn.d : NULL,
+                                   1e-6f,
+                                   cosine.d,
+                                   sine.d,
+                                   rows.d,
+                                   ROWS,
+                                   shapes[i].heads,
+                                   shapes[i].kv_heads,
+                                   hd,
+                                   shapes[i].rotary,
+                                   append ? k.d : NULL,
+                                   append ? v.d : NULL,
                                    at.d };
-            struct rope_args b = { qkv.o,  n ? qn.o : NULL, n ? kn.o : NULL,      1e-6f,
-                                   cosine.o, sine.o,        rows.o,               ROWS,
-                                   shapes[i].heads,         shapes[i].kv_heads,   hd,
-                                   shapes[i].rotary,        append ? k.o : NULL,  append ? v.o : NULL,
+            struct rope_args b = { qkv.o,
+                                   n ? qn.o : NULL,
+                                   n ? kn.o : NULL,
+                                   1e-6f,
+                                   cosine.o,
+                                   sine.o,
+                                   rows.o,
+                                   ROWS,
+                                   shapes[i].heads,
+                                   shapes[i].kv_heads,
+                                   hd,
+                                   shapes[i].rotary,
+                                   append ? k.o : NULL,
+                                   append ? v.o : NULL,
                                    at.o };
             d->rope(d, &a);
             o->rope(o, &b);
@@ -379,16 +401,6 @@ static void test_refusal(void **state)
     expect_right(refusal);
 }
 
-/* Each fault is found in one order of threads at least. The chip has no planted faults. */
-static void expect_found(enum plant fault, check_fn *check, const char *name)
-{
-    bool found = false;
-    for (int order = 0; order < EMU_ORDERS; order++)
-        found = !check_in_order(check, (enum emu_order)order, fault) || found;
-    if (!found)
-        fail_msg("the planted fault '%s' was not found", name);
-}
-
 static void test_planted(void **state)
 {
     (void)state;
@@ -408,10 +420,10 @@ static void test_planted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_norms),         cmocka_unit_test(test_pointwise),
-        cmocka_unit_test(test_rotation),      cmocka_unit_test(test_embedding_and_linear),
-        cmocka_unit_test(test_step_inputs),   cmocka_unit_test(test_log_probabilities),
-        cmocka_unit_test(test_empty),         cmocka_unit_test(test_refusal),
+        cmocka_unit_test(test_norms),       cmocka_unit_test(test_pointwise),
+        cmocka_unit_test(test_rotation),    cmocka_unit_test(test_embedding_and_linear),
+        cmocka_unit_test(test_step_inputs), cmocka_unit_test(test_log_probabilities),
+        cmocka_unit_test(test_empty),       cmocka_unit_test(test_refusal),
         cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,9 +3,9 @@
  * A block runs alone. Each of its threads is a fiber that runs until it waits: at a barrier, or at a warp operation
  * until every lane of the mask has come to the same one. Threads run forward, reversed or shuffled, so that code which
  * leans on an order gives a wrong result in one of them. Memory is hostile: fresh memory holds NaN; the target of an
- * asynchronous copy turns to NaN when the copy is issued and is filled at the last moment the waits allow, from what the
- * source holds then; guard zones follow every allocation.
- * The first fault of a launch ends it; its sentence stays until emu_clear. */
+ * asynchronous copy turns to NaN when the copy is issued and is filled at the last moment the waits allow, from what
+ * the source holds then; guard zones follow every allocation. The first fault of a launch ends it; its sentence stays
+ * until emu_clear. */
 #include "kernels/cuda/emu/host.h"
 
 #include <stdarg.h>
@@ -22,7 +22,8 @@
 #define EMU_ASAN 1
 #endif
 
-namespace emu {
+namespace emu
+{
 
 enum { MAX_THREADS = 1024, STACK = 256 << 10, SHARED_MAX = 227 << 10, STATIC_MAX = 48 << 10, GUARD = 64, STATICS = 64 };
 enum { POISON = 0xff, GUARD_BYTE = 0xf5 }; /* 0xffff and 0xffffffff are NaN as bf16, half and float */
@@ -317,7 +318,8 @@ static void block_memory_reset(size_t dynamic)
         abort();
     shared_used = 0;
     void *p = shared_take(dynamic);
-    statics[0] = { &dynamic_bytes, "dynamic", static_cast<size_t>(static_cast<unsigned char *>(p) - shared_memory), dynamic };
+    statics[0] = { &dynamic_bytes, "dynamic", static_cast<size_t>(static_cast<unsigned char *>(p) - shared_memory),
+                   dynamic };
     nstatics = 1;
 }
 
@@ -379,15 +381,15 @@ static void report_waiting(const char *what)
         bool seen = threads[i].state == DONE;
         int same = 0;
         for (int j = 0; j < nthreads; j++)
-            if (threads[j].state != DONE && threads[j].op == threads[i].op && threads[j].at.line == threads[i].at.line &&
-                threads[j].at.file == threads[i].at.file) {
+            if (threads[j].state != DONE && threads[j].op == threads[i].op &&
+                threads[j].at.line == threads[i].at.line && threads[j].at.file == threads[i].at.file) {
                 same++;
                 seen = seen || j < i;
             }
         if (!seen)
             n += static_cast<size_t>(snprintf(text + n, sizeof text - n, "%s%d at %s %s:%d (the first is thread %d)",
-                                              n ? ", " : "", same, threads[i].op, threads[i].at.file, threads[i].at.line,
-                                              i));
+                                              n ? ", " : "", same, threads[i].op, threads[i].at.file,
+                                              threads[i].at.line, i));
     }
     report("%s: %s", what, text);
 }
@@ -405,7 +407,8 @@ static bool release_barrier()
             continue;
         waiting++;
         first = first < 0 ? i : first;
-        diverged = diverged || threads[i].at.line != threads[first].at.line || threads[i].at.file != threads[first].at.file;
+        diverged =
+            diverged || threads[i].at.line != threads[first].at.line || threads[i].at.file != threads[first].at.file;
     }
     if (waiting == 0 || waiting != running_)
         return false;

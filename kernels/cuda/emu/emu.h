@@ -37,7 +37,8 @@ const char *emu_fault(void); /* the first fault since emu_clear, a sentence; NUL
 void emu_clear(void);
 uint64_t emu_launches(void); /* so far; a test that ran no kernel proves nothing */
 
-/* Global memory between guard zones, filled with NaN. NULL when there is none. Guards are checked after every launch. */
+/* Global memory between guard zones, filled with NaN. NULL when there is none. Guards are checked after every launch.
+ */
 void *emu_malloc(size_t bytes);
 void emu_free(void *p);
 

@@ -17,13 +17,16 @@
 
 struct dim3 {
     unsigned x, y, z;
-    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
 };
 struct int4 {
     int x, y, z, w;
 };
 
-namespace emu {
+namespace emu
+{
 
 enum { WARP = 32, ARG_BYTES = 64 };
 
@@ -56,7 +59,8 @@ void launch(dim3 grid, dim3 block, size_t shared, const char *name, void (*call)
 
 template <class F> void launch_body(dim3 grid, dim3 block, size_t shared, const char *name, F body)
 {
-    launch(grid, block, shared, name, [](void *f) { (*static_cast<F *>(f))(); }, &body);
+    launch(
+        grid, block, shared, name, [](void *f) { (*static_cast<F *>(f))(); }, &body);
 }
 
 template <class T> T lane_value(const gathered *g, int lane)

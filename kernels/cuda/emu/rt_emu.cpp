@@ -23,9 +23,13 @@ int rt_open(rt **out, int index, err *e)
     return 0;
 }
 
-void rt_close(rt *) {}
+void rt_close(rt *)
+{
+}
 
-void rt_enter(rt *) {}
+void rt_enter(rt *)
+{
+}
 
 stream_t rt_stream(rt *)
 {

@@ -1,0 +1,51 @@
+/* greedy_test.c - the generation engine on the CUDA device (emulated, or the chip): transformers' greedy continuations,
+ * token by token, through paged prefill, decode inputs and the sampler. */
+#include "unit/test.h"
+
+#include "cuda/cuda_test.h"
+#include "unit/infer_util.h"
+
+static void check_greedy(const char *name, const struct engine_options *options)
+{
+    struct err e = { "" };
+    struct greedy_case c[MOST_CASES];
+    struct gen_request q[MOST_CASES];
+    struct gen_result *r[MOST_CASES];
+    struct gen_params p;
+    struct opened m = { .d = open_device_under_test() };
+    char path[256];
+    int n = greedy_load(name, c);
+    snprintf(path, sizeof path, "tests/golden/models/%s", name);
+    assert_ok(model_open(&m.m, path, m.d, &e));
+    gen_params_init(&p, model_config(m.m));
+    p.n_stop = 0;
+    p.max_new = c[0].n_out;
+    for (int i = 0; i < n; i++)
+        q[i] = (struct gen_request){ c[i].prompt, c[i].n_prompt, 1, 0, 1, "golden", NULL, &p };
+    run_all(m.m, options, q, n, r);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(r[i]->n, c[i].n_out);
+        for (int k = 0; k < r[i]->n; k++)
+            if (r[i]->ids[k] != c[i].out[k])
+                fail_msg("%s on %s, prompt of %d: token %d is %d, transformers has %d", name, m.d->name, c[i].n_prompt,
+                         k, r[i]->ids[k], c[i].out[k]);
+    }
+    release_all(q, n, r);
+    close_opened(&m);
+}
+
+/* fp32 checkpoints: a bf16 one may turn at a near tie. */
+static void test_greedy(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "qwen2", "qwen3", "qwen3-sliding", "llama3", "phi3", "phi3-longrope" };
+    SKIP_WITHOUT_DEVICE();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        check_greedy(names[i], &(struct engine_options){ .batch = 4, .prefill_chunk = 7, .read_delay = (int)(i % 3) });
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_greedy) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
