@@ -317,7 +317,9 @@ static void empty(struct device *d, struct device *o)
     struct both x = put_random(d, o, &s, 1, 4, 1), y = put(d, o, DTYPE_F32, 1, 4, NULL);
     d->rmsnorm(d, y.d, x.d, x.d, 1e-6f, 0, 4);
     d->add(d, y.d, x.d, 0);
-    d->silu_mul(d, y.d, tensor_of(d, DTYPE_F32, 0, 8, NULL), 0, 4);
+    struct tensor *none = tensor_of(d, DTYPE_F32, 0, 8, NULL);
+    d->silu_mul(d, y.d, none, 0, 4);
+    d->tensor_free(d, none);
     d->add(d, y.d, x.d, 4);
     o->add(o, y.o, x.o, 4);
     same_tensors("add", d, y.d, o, y.o, 0, 0);

@@ -18,7 +18,7 @@
 #include <ucontext.h>
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #define EMU_ASAN 1
 #endif
 
@@ -503,6 +503,10 @@ void launch(dim3 grid, dim3 block, size_t shared, const char *name, void (*call)
                 block_memory_check();
             }
     global_memory_check();
+#ifdef EMU_ASAN
+    if (faulted) /* fibers that never came back left their frames marked */
+        __asan_unpoison_memory_region(stacks, static_cast<size_t>(STACK) * MAX_THREADS);
+#endif
     kernel_name = nullptr;
 }
 
