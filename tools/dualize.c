@@ -140,12 +140,9 @@ static int run_located(const struct tool *t, const struct model_place *p, struct
 {
     struct manifest m;
     int rc = describe(&m, t, p, e);
-    bool current = rc == 0 && folder_is_current(common.output, m.key);
     if (rc == 0 && common.plan)
-        printf("%s %s %s\n", common.output, m.key, current ? "up-to-date" : "run");
-    else if (current)
-        log_info("%s: up to date", common.output);
-    else if (rc == 0)
+        printf("%s %s %s\n", common.output, m.key, folder_state(common.output, m.key));
+    else if (rc == 0 && (rc = folder_take(common.output, m.key, e)) == 0)
         rc = build(p, &m, e);
     manifest_release(&m);
     return rc < 0 ? TOOL_FAILED : TOOL_OK;

@@ -233,17 +233,17 @@ static int already_there(struct train *t, int nfiles, char **files, struct err *
         manifest_add_input(m, files[i], "", h);
     }
     hash_hex(manifest_key(m, true), m->key);
-    bool current = folder_is_current(common.output, m->key);
+    int taken = 0;
     if (common.plan)
-        printf("%s %s %s\n", common.output, m->key, current ? "up-to-date" : "run");
-    else if (current)
-        log_info("%s is up to date", common.output);
+        printf("%s %s %s\n", common.output, m->key, folder_state(common.output, m->key));
+    else if ((taken = folder_take(common.output, m->key, e)) < 0)
+        return -1;
     while (m->ninputs > before) { /* the reader's own hashes count */
         m->ninputs--;
         free(m->input[m->ninputs].name);
         free(m->input[m->ninputs].role);
     }
-    return common.plan || current;
+    return common.plan || taken;
 }
 
 /* ---- rows ---- */
@@ -509,10 +509,9 @@ static int run_rows(struct train *t, struct err *e)
                                .epochs = o.epochs,
                                .max_steps = o.max_steps };
     struct checkpoint *c;
-    if (folder_is_current(common.output, t->manifest.key)) { /* piped rows: known only now */
-        log_info("%s is up to date", common.output);
-        return 0;
-    }
+    int taken = folder_take(common.output, t->manifest.key, e); /* piped rows: known only now */
+    if (taken != 0)
+        return taken < 0 ? -1 : 0;
     if (show_rows(t, e) < 0 || batches_open(&t->batches, t->rows, &spec, e) < 0 || open_model(t, e) < 0)
         return -1;
     log_info("%u rows, %lld steps; %u rows are set aside; %s on %s (%s)", t->batches->ntrain,

@@ -126,6 +126,33 @@ bool file_is_dir(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+static int copy_file(const char *from, const char *to, struct err *e)
+{
+    struct file_map m;
+    if (file_map_open(&m, from, e) < 0)
+        return -1;
+    int rc = file_write_atomic(to, m.p, m.n, e);
+    file_map_close(&m);
+    return rc;
+}
+
+int file_link_over(const char *from, const char *to, struct err *e)
+{
+    struct buf tmp = BUF_INIT;
+    buf_printf(&tmp, "%s.%ld.link", to, (long)getpid());
+    unlink(tmp.s);
+    int rc = 0;
+    if (link(from, tmp.s) == 0) {
+        if (rename(tmp.s, to) < 0)
+            rc = err_errno(e, "%s: cannot write", to);
+        unlink(tmp.s); /* rename leaves it when both names are one file already */
+    } else {
+        rc = copy_file(from, to, e);
+    }
+    buf_release(&tmp);
+    return rc;
+}
+
 int file_mkdirs(const char *path, struct err *e)
 {
     char *p = xstrdup(path);

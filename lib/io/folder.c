@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 static const char run_name[] = "run.json", log_name[] = "metrics.jsonl";
@@ -254,31 +255,6 @@ int folder_describe(const char *dir, struct manifest *m, struct err *e)
     return rc;
 }
 
-int folder_commit(struct folder *f, struct manifest *m, struct err *e)
-{
-    if (folder_describe(f->part, m, e) < 0 || sync_path(f->part, e) < 0)
-        return -1;
-    char *old = beside(f->dir, ".old");
-    int rc = 0;
-    bool there = file_exists(f->dir);
-    if (there && file_is_dir(old))
-        rc = remove_tree(old, e);
-    if (rc == 0 && there && rename(f->dir, old) < 0)
-        rc = err_errno(e, "%s: cannot replace", f->dir);
-    if (rc == 0 && rename(f->part, f->dir) < 0) {
-        rc = err_errno(e, "%s: cannot make the folder", f->dir);
-        if (there)
-            rename(old, f->dir);
-    }
-    if (rc == 0) {
-        f->done = true;
-        if (there)
-            remove_tree(old, NULL);
-    }
-    free(old);
-    return rc;
-}
-
 /* ---- asking ---- */
 
 static int read_run(struct manifest *m, const char *dir, struct err *e)
@@ -321,6 +297,21 @@ static int check_file(const char *dir, const char *name, struct json want, struc
     return bad;
 }
 
+/* Is name in a folder of which nothing is listed? */
+static bool in_foreign_folder(const char *name, struct json files)
+{
+    const char *slash = strchr(name, '/');
+    struct json_iter it = json_each(files);
+    struct json key, value;
+    bool foreign = slash != NULL;
+    while (foreign && json_next(&it, &key, &value)) {
+        char *listed = json_str_dup(key);
+        foreign = strncmp(listed, name, (size_t)(slash - name) + 1) != 0;
+        free(listed);
+    }
+    return foreign;
+}
+
 static int check_strangers(const char *dir, struct json files, struct buf *problems)
 {
     struct list l;
@@ -332,7 +323,7 @@ static int check_strangers(const char *dir, struct json files, struct buf *probl
         return 1;
     }
     for (size_t i = 0; i < l.n; i++)
-        if (!json_get(files, l.name[i], &v)) {
+        if (!json_get(files, l.name[i], &v) && !in_foreign_folder(l.name[i], files)) {
             buf_printf(problems, "%s/%s: %s does not know it\n", dir, l.name[i], run_name);
             bad++;
         }
@@ -384,4 +375,176 @@ bool folder_is_current(const char *dir, const char *key)
     }
     buf_release(&problems);
     return current;
+}
+
+/* ---- putting in place ---- */
+
+/* Results that lie in the old folder and are not its own move to the new one. */
+static int keep_foreign(const char *old, const char *dir, struct err *e)
+{
+    struct manifest m;
+    struct json files;
+    struct list l;
+    struct err ignore;
+    int rc = 0;
+    if (read_run(&m, old, &ignore) < 0)
+        return 0;
+    if (files_of(&m, &files) && (rc = list_files(&l, old, e)) == 0) {
+        for (size_t i = 0; i < l.n && rc == 0; i++) {
+            char *from = path_join(old, l.name[i]), *to = path_join(dir, l.name[i]);
+            struct buf inside = BUF_INIT;
+            buf_printf(&inside, "%s/", l.name[i]);
+            if (file_is_dir(from) && in_foreign_folder(inside.s, files) && !file_exists(to) && rename(from, to) < 0)
+                rc = err_errno(e, "%s: cannot move into the new folder", from);
+            buf_release(&inside);
+            free(from);
+            free(to);
+        }
+        list_release(&l);
+    }
+    manifest_release(&m);
+    return rc;
+}
+
+/* part becomes dir; a folder that was there goes. */
+static int put_in_place(const char *part, const char *dir, struct err *e)
+{
+    char *old = beside(dir, ".old");
+    int rc = 0;
+    bool there = file_exists(dir);
+    if (there && file_is_dir(old))
+        rc = remove_tree(old, e);
+    if (rc == 0 && there && rename(dir, old) < 0)
+        rc = err_errno(e, "%s: cannot replace", dir);
+    if (rc == 0 && rename(part, dir) < 0) {
+        rc = err_errno(e, "%s: cannot make the folder", dir);
+        if (there)
+            rename(old, dir);
+    }
+    if (rc == 0 && there && (rc = keep_foreign(old, dir, e)) == 0)
+        remove_tree(old, NULL);
+    free(old);
+    return rc;
+}
+
+/* ---- the store ---- */
+
+/* NULL without a store. Caller frees. */
+static char *store_path(const char *key)
+{
+    const char *store = getenv("LATENT_STORE");
+    return store && *store ? path_join(store, key) : NULL;
+}
+
+/* Links in to for what run.json lists of from (all of it lies under `below`), and for every run.json and log there. */
+static int link_below(const char *from, const char *to, const char *below, struct json files, struct err *e)
+{
+    struct list l;
+    struct json v;
+    if (file_mkdirs(to, e) < 0 || list_files(&l, from, e) < 0)
+        return -1;
+    l.name = xreallocarray(l.name, l.n + 1, sizeof *l.name);
+    l.name[l.n++] = xstrdup(run_name);
+    int rc = 0;
+    for (size_t i = 0; i < l.n && rc == 0; i++) {
+        char *a = path_join(from, l.name[i]), *b = path_join(to, l.name[i]);
+        bool unlisted = i + 1 == l.n || strcmp(l.name[i], log_name) == 0;
+        struct buf name = BUF_INIT;
+        buf_printf(&name, "%s%s%s", below, l.name[i], file_is_dir(a) ? "/" : "");
+        if (file_is_dir(a))
+            rc = in_foreign_folder(name.s, files) ? 0 : link_below(a, b, name.s, files, e);
+        else if (unlisted ? file_exists(a) : json_get(files, name.s, &v))
+            rc = file_link_over(a, b, e);
+        buf_release(&name);
+        free(a);
+        free(b);
+    }
+    list_release(&l);
+    return rc;
+}
+
+static int link_tree(const char *from, const char *to, struct err *e)
+{
+    struct json files;
+    struct manifest m;
+    int rc = read_run(&m, from, e);
+    if (rc < 0)
+        return rc;
+    if (!files_of(&m, &files))
+        rc = err_set(e, "%s/%s: it lists no files", from, run_name);
+    else if (file_is_dir(to))
+        rc = remove_tree(to, e);
+    if (rc == 0)
+        rc = link_below(from, to, "", files, e);
+    manifest_release(&m);
+    return rc;
+}
+
+static void make_read_only(const char *dir)
+{
+    struct list l;
+    if (list_tree(&l, dir, NULL) < 0)
+        return;
+    for (size_t i = 0; i < l.n; i++) {
+        char *path = path_join(dir, l.name[i]);
+        chmod(path, 0444);
+        free(path);
+    }
+    list_release(&l);
+}
+
+/* A store that cannot be written costs a warning, not the result. */
+static void put_into_store(const char *dir, const char *key)
+{
+    struct err why = { "" };
+    char *place = store_path(key);
+    if (!place)
+        return;
+    char *part = beside(place, ".part");
+    make_read_only(dir);
+    if (link_tree(dir, part, &why) < 0 || put_in_place(part, place, &why) < 0)
+        log_warn("%s (the result is not in the store)", why.msg);
+    free(part);
+    free(place);
+}
+
+int folder_commit(struct folder *f, struct manifest *m, struct err *e)
+{
+    if (folder_describe(f->part, m, e) < 0 || sync_path(f->part, e) < 0 || put_in_place(f->part, f->dir, e) < 0)
+        return -1;
+    f->done = true;
+    put_into_store(f->dir, m->key);
+    return 0;
+}
+
+const char *folder_state(const char *dir, const char *key)
+{
+    if (folder_is_current(dir, key))
+        return "up-to-date";
+    char *stored = store_path(key);
+    bool has = stored && folder_is_current(stored, key);
+    free(stored);
+    return has ? "store" : "run";
+}
+
+int folder_take(const char *dir, const char *key, struct err *e)
+{
+    const char *state = folder_state(dir, key);
+    if (strcmp(state, "run") == 0)
+        return 0;
+    if (strcmp(state, "up-to-date") == 0) {
+        log_info("%s is up to date", dir);
+        return 1;
+    }
+    char *stored = store_path(key), *place = without_slash(dir), *part = beside(place, ".part");
+    int rc = check_place(place, e) < 0 || file_mkparents(place, e) < 0 || link_tree(stored, part, e) < 0 ||
+                     put_in_place(part, place, e) < 0
+                 ? -1
+                 : 1;
+    if (rc == 1)
+        log_info("%s taken from the store", dir);
+    free(stored);
+    free(place);
+    free(part);
+    return rc;
 }

@@ -8,7 +8,10 @@
  * run.json is a manifest (manifest.h) whose counts begin with "files": {NAME: HASH, ...} (raw bytes, sorted by name;
  * files of folders in it as "adapter/NAME"), and whose output is the hash of the lines "NAME HASH\n". Files called
  * run.json and metrics.jsonl are not among them: they hold clocks. A folder that is in the way is replaced if it has a
- * run.json itself (it is an artefact); anything else is refused. */
+ * run.json itself (it is an artefact); anything else is refused. Folders inside that run.json does not list (results
+ * kept beside a model) belong to others: they are neither checked nor lost.
+ *
+ * With $LATENT_STORE the folder is kept there too, as KEY/ (hard links, files read-only): folder_take links it back. */
 #ifndef LATENT_FOLDER_H
 #define LATENT_FOLDER_H
 
@@ -33,6 +36,10 @@ int folder_describe(const char *dir, struct manifest *m, struct err *e);
 
 /* Is dir there, made under this key, every file as it was written? */
 bool folder_is_current(const char *dir, const char *key);
+
+/* Is there work? 1: no, dir is current or was linked from the store just now, and a line of the log said so; 0: yes. */
+int folder_take(const char *dir, const char *key, struct err *e);
+const char *folder_state(const char *dir, const char *key); /* "up-to-date", "store" or "run"; changes nothing */
 
 /* Every file against run.json, hashes computed afresh: files changed, missing, or unknown to it; its own seal and key.
  * One line per problem; returns how many. */

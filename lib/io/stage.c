@@ -203,44 +203,16 @@ static bool store_has(const char *output, const char *key)
     return has;
 }
 
-static int copy_file(const char *from, const char *to, struct err *e)
-{
-    struct file_map m;
-    if (file_map_open(&m, from, e) < 0)
-        return -1;
-    int rc = file_write_atomic(to, m.p, m.n, e);
-    file_map_close(&m);
-    return rc;
-}
-
-/* to becomes another name of from (a copy where links cannot be), in one step. */
-static int link_over(const char *from, const char *to, struct err *e)
-{
-    struct buf tmp = BUF_INIT;
-    buf_printf(&tmp, "%s.%ld.link", to, (long)getpid());
-    unlink(tmp.s);
-    int rc = 0;
-    if (link(from, tmp.s) == 0) {
-        if (rename(tmp.s, to) < 0)
-            rc = err_errno(e, "%s: cannot write", to);
-        unlink(tmp.s); /* rename leaves it when both names are one file already */
-    } else {
-        rc = copy_file(from, to, e);
-    }
-    buf_release(&tmp);
-    return rc;
-}
-
 static int link_from_store(const char *output, const char *key, struct err *e)
 {
     char *from = store_path(output, key), *from_m = manifest_path(from), *to_m = manifest_path(output);
     int rc = file_mkparents(output, e);
     if (rc == 0) {
         unlink(to_m); /* never an old manifest beside a new file */
-        rc = link_over(from, output, e);
+        rc = file_link_over(from, output, e);
     }
     if (rc == 0)
-        rc = link_over(from_m, to_m, e);
+        rc = file_link_over(from_m, to_m, e);
     free(from);
     free(from_m);
     free(to_m);
@@ -257,7 +229,7 @@ static void put_into_store(const struct output *o)
         return;
     char *from_m = manifest_path(o->path), *to_m = manifest_path(path);
     chmod(o->path, 0444);
-    if (file_mkparents(path, &why) < 0 || link_over(o->path, path, &why) < 0 || link_over(from_m, to_m, &why) < 0)
+    if (file_mkparents(path, &why) < 0 || file_link_over(o->path, path, &why) < 0 || file_link_over(from_m, to_m, &why) < 0)
         log_warn("%s (the result is not in the store)", why.msg);
     free(path);
     free(from_m);

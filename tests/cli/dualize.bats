@@ -12,7 +12,7 @@ M() {
   [ "$(jq -r '.counts.files | keys | join(" ")' qwen3/run.json)" = "config.json dual_vocab_meta.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json" ]
   [ "$(jq -c '[.vocab_size]' qwen3/config.json)" = '[1216]' ]
   run dualize -m "$(M qwen3)" -o qwen3
-  [[ $output == *"qwen3: up to date"* ]]
+  [[ $output == *"qwen3 is up to date"* ]]
   [ "$(dualize -m "$(M qwen3)" -o qwen3 --plan | awk '{ print $3 }')" = up-to-date ]
   [ "$(dualize -m "$(M qwen3)" --noise 1 -o qwen3 --plan | awk '{ print $3 }')" = run ]
 }

@@ -366,6 +366,65 @@ static void folders_are_whole(void **state)
     buf_release(&problems);
 }
 
+/* With a store: what was made under a key comes back without being made; folders of others inside neither count nor go.
+ */
+static void folders_come_from_the_store(void **state)
+{
+    (void)state;
+    struct folder *f;
+    struct buf problems = BUF_INIT;
+    char *dir = dir_of("kept"), *store = dir_of("store"), *guest = dir_of("kept/eval/rows.jsonl"), *key[2];
+    setenv("LATENT_STORE", store, 1);
+    for (int i = 0; i < 2; i++) {
+        struct manifest m = { .program = xstrdup("test"),
+                              .version = xstrdup("1"),
+                              .options = xstrdup(i ? "{\"x\": 1}" : "{}") };
+        hash_hex(manifest_key(&m, true), m.key);
+        assert_string_equal(folder_state(dir, m.key), "run");
+        assert_int_equal(folder_take(dir, m.key, &e), 0);
+        assert_ok(folder_open(&f, dir, &e));
+        assert_ok(file_mkdirs(dir_of("kept.part/merged"), &e));
+        write_text(dir_of("kept.part/merged/b"), i ? "two" : "one");
+        write_text(dir_of("kept.part/merged/run.json"), "{}");
+        write_text(dir_of("kept.part/metrics.jsonl"), "{}");
+        assert_ok(folder_commit(f, &m, &e));
+        folder_close(f);
+        key[i] = xstrdup(m.key);
+        manifest_release(&m);
+        if (i == 0) {
+            assert_ok(file_mkparents(guest, &e));
+            write_text(guest, "mine");
+        }
+        if (folder_check(dir, &problems))
+            fail_msg("%s", problems.s);
+        assert_true(file_exists(guest));
+        assert_string_equal(folder_state(dir, key[i]), "up-to-date");
+    }
+    assert_string_equal(folder_state(dir, key[0]), "store");
+    assert_int_equal(folder_take(dir, key[0], &e), 1);
+    assert_string_equal(folder_state(dir, key[0]), "up-to-date");
+    assert_true(file_exists(guest) && file_exists(dir_of("kept/merged/run.json")) &&
+                file_exists(dir_of("kept/metrics.jsonl")));
+    struct buf got = BUF_INIT;
+    assert_ok(file_read(&got, dir_of("kept/merged/b"), 100, &e));
+    assert_string_equal(got.s, "one");
+    buf_release(&got);
+    /* a damaged copy in the store is not taken */
+    char *damaged = NULL;
+    struct buf b = BUF_INIT;
+    buf_printf(&b, "%s/%s/merged/b", store, key[1]);
+    damaged = buf_take(&b);
+    assert_true(file_exists(damaged));
+    unlink(damaged);
+    write_text(damaged, "bad");
+    assert_int_equal(folder_take(dir, key[1], &e), 0);
+    unsetenv("LATENT_STORE");
+    free(damaged);
+    free(key[0]);
+    free(key[1]);
+    buf_release(&problems);
+}
+
 /* ---- generation ---- */
 
 /* A random Llama with 40 rows: 30 letters, three special tokens, and rows for fillers. */
@@ -629,6 +688,7 @@ int main(void)
         cmocka_unit_test(prompts_begin_in_their_phase),
         cmocka_unit_test(bad_meta_is_refused),
         cmocka_unit_test(folders_are_whole),
+        cmocka_unit_test(folders_come_from_the_store),
         cmocka_unit_test(tokens_stay_in_their_phase),
         cmocka_unit_test(mapped_distribution_is_the_base_models),
     };
