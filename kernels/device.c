@@ -33,13 +33,13 @@ int device_open(struct device **out, const char *name, int threads, struct err *
     *out = NULL;
     if (!strcmp(name, "cpu-oracle"))
         return cpu_open(out, CPU_ORACLE, threads, e);
-    const char *numerics = getenv("LATENT_NUMERICS");
-    if (numerics && strcmp(numerics, "base") != 0)
-        return err_set(e, "LATENT_NUMERICS is '%s': only 'base' can be asked for", numerics);
+    const char *asked = getenv("LATENT_NUMERICS"), *choice = is_cuda(name) ? "f32" : "base";
+    if (asked && strcmp(asked, choice) != 0)
+        return err_set(e, "LATENT_NUMERICS is '%s': only '%s' can be asked for with device %s", asked, choice, name);
     if (!strcmp(name, "cpu") || !strcmp(name, "auto")) /* auto: until the plugin has proved itself on a device */
         return cpu_open(out, cpu_best(), threads, e);
     if (is_cuda(name))
-        return plugin_open(out, name, e);
+        return plugin_open(out, name, asked != NULL, e);
     return err_set(e, "unknown device '%s': expected auto, cpu, cpu-oracle or cuda:N", name);
 }
 
@@ -54,6 +54,6 @@ const char *device_numerics(const char *name)
     if (!strcmp(name, "cpu-oracle"))
         return cpu_numerics(CPU_ORACLE);
     if (is_cuda(name))
-        return PLUGIN_NUMERICS;
+        return getenv("LATENT_NUMERICS") ? PLUGIN_NUMERICS_F32 : PLUGIN_NUMERICS_BF16;
     return cpu_numerics(cpu_best());
 }

@@ -5,7 +5,8 @@
  * CPU has it ("cpu-avx2-f32"), portable C elsewhere
  *                  ("cpu-base-f32")
  *     cpu-oracle   kernels/cpu/oracle.c: naive loops, sums in double; what everything else is compared with
- *     cuda:N       latent_cuda.so, found at run time
+ *     cuda:N       latent_cuda.so, found at run time: matrices and caches in bf16 ("cuda-cublas-bf16"), or, with
+ *                  LATENT_NUMERICS=f32, everything in float for comparisons ("cuda-cublas-f32")
  *
  * Rules
  * - Operations run in the order they were called and return at once; an operation's arguments (host arrays too) are
@@ -56,7 +57,7 @@ struct weight_part {
 struct attend_args {
     struct tensor *out;              /* F32 [T, heads * head_dim] */
     const struct tensor *qkv;        /* F32 [T, (heads + 2 * kv_heads) * head_dim]: only the q part is read */
-    const struct tensor *k, *v;      /* F32 caches of this layer, new rows already appended */
+    const struct tensor *k, *v;      /* caches of this layer (kv_dtype), new rows already appended */
     const struct tensor *page_table; /* I32 [slots, max_pages] */
     const struct tensor *seq_slot;   /* I32 [nseq]: row of page_table */
     const struct tensor *q_begin;    /* I32 [nseq + 1]: rows q_begin[s] .. q_begin[s+1]-1 belong to sequence s */
@@ -147,6 +148,7 @@ struct read_ticket; /* a copy to the host that is under way */
 struct device {
     const char *name;     /* "cpu", "cpu-oracle", "cuda:0" */
     const char *numerics; /* numerics class, part of keys and manifests: "cpu-avx2-f32" ... */
+    enum dtype kv_dtype;  /* what the tensors of a key-value cache hold: F32, or BF16 */
 
     /* -- memory. `what` names the thing in the sentence when memory is short. Fresh tensors hold zeros. -- */
     int (*tensor_new)(struct device *d, struct tensor **out, enum dtype t, int64_t rows, int64_t cols, const char *what,
@@ -165,6 +167,8 @@ struct device {
     int (*weight_new)(struct device *d, struct weight **out, const struct weight_part *parts, int nparts, int64_t cols,
                       const char *what, struct err *e);
     void (*weight_free)(struct device *d, struct weight *w);
+    /* Bytes that can be taken now; -1: not the device's to know (the CPU shares the machine's). */
+    int64_t (*memory_left)(struct device *d);
     int (*sync)(struct device *d, struct err *e);
     void (*close)(struct device *d);
 

@@ -2,7 +2,6 @@
 #include "kernels/plugin.h"
 
 #include <dlfcn.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,7 +57,7 @@ static int index_of(const char *name, int *index, struct err *e)
     return 0;
 }
 
-int plugin_open(struct device **out, const char *name, struct err *e)
+int plugin_open(struct device **out, const char *name, bool f32, struct err *e)
 {
     char path[PATH_BYTES];
     int index;
@@ -80,7 +79,7 @@ int plugin_open(struct device **out, const char *name, struct err *e)
     if (!symbol)
         return err_set(e, "device %s: %s is not a plugin of latent: it has no %s", name, path, LATENT_DEVICE_OPEN_NAME);
     memcpy(&open_device, &symbol, sizeof symbol); /* ISO C has no cast from void * to a function */
-    if (open_device(LATENT_DEVICE_ABI, LATENT_BUILD_ID, index, out, e) < 0)
+    if (open_device(LATENT_DEVICE_ABI, LATENT_BUILD_ID, index, f32, out, e) < 0)
         return err_prefix(e, "%s", path);
     return 0;
 }

@@ -7,23 +7,28 @@
 #ifndef LATENT_PLUGIN_H
 #define LATENT_PLUGIN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/kernels.h"
 
-enum { LATENT_DEVICE_ABI = 1 };
+enum { LATENT_DEVICE_ABI = 2 };
 
 #ifndef LATENT_BUILD_ID
 #define LATENT_BUILD_ID "unknown"
 #endif
 
-/* Opens device `index` of the machine. On a mismatch: -1, with a sentence that names both sides. */
-typedef int latent_device_open_fn(uint32_t abi, const char *build_id, int index, struct device **out, struct err *e);
+/* Opens device `index` of the machine. f32: matrices and caches hold float, else bf16. On a mismatch: -1, with a
+ * sentence that names both sides. */
+typedef int latent_device_open_fn(uint32_t abi, const char *build_id, int index, bool f32, struct device **out,
+                                  struct err *e);
 #define LATENT_DEVICE_OPEN_NAME "latent_device_open"
 
 /* "cuda" or "cuda:N". */
-int plugin_open(struct device **out, const char *name, struct err *e);
+int plugin_open(struct device **out, const char *name, bool f32, struct err *e);
 
-#define PLUGIN_NUMERICS "cuda-cublas-bf16" /* class of every CUDA device of this build */
+/* numerics classes of every CUDA device of this build */
+#define PLUGIN_NUMERICS_BF16 "cuda-cublas-bf16"
+#define PLUGIN_NUMERICS_F32 "cuda-cublas-f32"
 
 #endif

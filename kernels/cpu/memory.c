@@ -151,6 +151,12 @@ static int sync(struct device *d, struct err *e)
     return c->failed ? err_set(e, "%s", c->reason.msg) : 0;
 }
 
+static int64_t memory_left(struct device *d)
+{
+    (void)d;
+    return -1;
+}
+
 static int tensor_read(struct device *d, const struct tensor *t, size_t first, void *host, size_t n, struct err *e)
 {
     const char *p = span(t, first, n, "tensor_read");
@@ -255,5 +261,6 @@ void cpu_memory_init(struct device *d)
     d->weight_new = weight_new;
     d->weight_free = weight_free;
     d->sync = sync;
+    d->memory_left = memory_left;
     d->close = close_cpu;
 }

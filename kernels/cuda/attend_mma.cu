@@ -292,6 +292,7 @@ static __global__ void __launch_bounds__(WARPS *WARP_LANES) attend_pages(attend_
 template <int HD>
 static __global__ void __launch_bounds__(COMBINE_WARPS *WARP_LANES) attend_combine(attend_op o, part_buffers parts)
 {
+    constexpr int PER_LANE = (HD + WARP_LANES - 1) / WARP_LANES;
     int64_t item = static_cast<int64_t>(blockIdx.x) * COMBINE_WARPS + warp_id();
     if (item >= static_cast<int64_t>(o.rows) * o.heads)
         return;
@@ -300,25 +301,28 @@ static __global__ void __launch_bounds__(COMBINE_WARPS *WARP_LANES) attend_combi
         s++;
     int position = o.context[s] - (o.begin[s + 1] - t);
     int seen = o.window > 0 && position - o.window + 1 > 0 ? position - o.window + 1 : 0;
-    float most = -INFINITY, sum = 0, out[HD / WARP_LANES];
-    for (int i = 0; i < HD / WARP_LANES; i++)
+    float most = -INFINITY, sum = 0, out[PER_LANE];
+    for (int i = 0; i < PER_LANE; i++)
         out[i] = 0;
     for (int z = seen / ATTEND_SPLIT; z <= position / ATTEND_SPLIT; z++) {
         const float *ml = parts.ml + (item * parts.splits + z) * 2, *from = parts.o + (item * parts.splits + z) * HD;
         float keep, take;
         join(most, sum, ml[0], ml[1], o.scale, keep, take);
-        for (int i = 0; i < HD / WARP_LANES; i++)
-            out[i] = joined(out[i], keep, from[lane_id() + i * WARP_LANES], take);
+        for (int i = 0; i < PER_LANE; i++)
+            if (HD >= WARP_LANES || lane_id() < HD)
+                out[i] = joined(out[i], keep, from[lane_id() + i * WARP_LANES], take);
     }
-    for (int i = 0; i < HD / WARP_LANES; i++)
-        o.out[item * HD + lane_id() + i * WARP_LANES] = out[i] / sum;
+    for (int i = 0; i < PER_LANE; i++)
+        if (HD >= WARP_LANES || lane_id() < HD)
+            o.out[item * HD + lane_id() + i * WARP_LANES] = out[i] / sum;
 }
 
 /* ---- choosing ---- */
 
 bool attend_mma_takes(const attend_op &o)
 {
-    return o.k && o.cache_bf16 && (o.head_dim == 32 || o.head_dim == 64 || o.head_dim == 128) && o.scale > 0;
+    return o.k && o.cache_bf16 && (o.head_dim == 16 || o.head_dim == 32 || o.head_dim == 64 || o.head_dim == 128) &&
+           o.scale > 0;
 }
 
 static int splits_of(const attend_op &o)
@@ -362,7 +366,9 @@ void op_attend_mma(stream_t st, const attend_op &o, bool decode, void *scratch)
     float *base = static_cast<float *>(scratch);
     part_buffers parts = { base, base ? base + static_cast<int64_t>(o.rows) * o.heads * splits * o.head_dim : nullptr,
                            splits };
-    if (o.head_dim == 32)
+    if (o.head_dim == 16) /* the golden checkpoints' */
+        launch_attend<16>(st, o, decode, parts);
+    else if (o.head_dim == 32)
         launch_attend<32>(st, o, decode, parts);
     else if (o.head_dim == 64)
         launch_attend<64>(st, o, decode, parts);

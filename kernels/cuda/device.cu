@@ -1,9 +1,10 @@
 /* device.cu - struct device over the kernels: memory, shape checks, one operation after another.
  *
  * Shapes are checked here, once, as front.c does it for the CPU; what lies in device memory (ids, page tables) is not
- * looked at. Activations are F32, caches F32 or BF16. Weights keep bf16 when every part is bf16 and become F32
- * otherwise (f16 included: exact). The first failure is kept, later operations do nothing, the next waiting call
- * reports it. Operations of training are not there yet: calling one is such a failure. */
+ * looked at. Activations are F32. Weights and caches hold bf16 whatever the checkpoint has (rounded to nearest even),
+ * or float all of them when the device was opened so, for comparisons. The first failure is kept, later operations do
+ * nothing, the next waiting call reports it. Operations of training are not there yet: calling one is such a failure.
+ */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ struct cuda {
     struct device d; /* first */
     char name[32];
     rt *r;
+    bool f32; /* matrices hold float */
     bool failed;
     err reason;
     void *scratch;
@@ -258,6 +260,12 @@ static int read_wait(device *d, read_ticket *k, void *host, err *e)
     return report(c, e);
 }
 
+static int64_t memory_left(device *d)
+{
+    rt_enter(of(d)->r);
+    return rt_memory_left(of(d)->r);
+}
+
 static int sync(device *d, err *e)
 {
     cuda *c = of(d);
@@ -289,6 +297,37 @@ static float float_of_half(uint16_t h)
     return f;
 }
 
+/* Element i of a checkpoint's tensor, which need not be aligned. */
+static float number_at(const char *from, enum dtype t, size_t i)
+{
+    uint32_t u = 0;
+    uint16_t h = 0;
+    float f;
+    if (t == DTYPE_F32) {
+        memcpy(&f, from + 4 * i, 4);
+        return f;
+    }
+    memcpy(&h, from + 2 * i, 2);
+    if (t == DTYPE_F16)
+        return float_of_half(h);
+    u = static_cast<uint32_t>(h) << 16;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static void put_number(char *to, bool bf16, float f)
+{
+    uint32_t u;
+    if (!bf16) {
+        memcpy(to, &f, 4);
+        return;
+    }
+    memcpy(&u, &f, 4); /* as bf16_of_float, which nvcc keeps for the device */
+    uint16_t h =
+        static_cast<uint16_t>((u & 0x7fffffff) > 0x7f800000 ? u >> 16 | 0x40 : (u + 0x7fff + (u >> 16 & 1)) >> 16);
+    memcpy(to, &h, 2);
+}
+
 /* Bytes at .. at+n of the stacked parts, as they will lie on the device. Pieces end at elements: all are multiples
  * of 4. */
 static void fill_weight(void *arg, size_t at, size_t n, void *buffer)
@@ -306,17 +345,11 @@ static void fill_weight(void *arg, size_t at, size_t n, void *buffer)
         }
         size_t take = in_part - first < left ? in_part - first : left;
         const char *from = static_cast<const char *>(p->host) + first * size_of(p->dtype);
-        if (size_of(p->dtype) == size) {
+        if (p->dtype == (s->bf16 ? DTYPE_BF16 : DTYPE_F32))
             memcpy(to, from, take * size);
-        } else {
-            for (size_t i = 0; i < take; i++) {
-                uint16_t h;
-                memcpy(&h, from + 2 * i, 2); /* checkpoints do not align their tensors */
-                uint32_t u = static_cast<uint32_t>(h) << 16;
-                float f = p->dtype == DTYPE_F16 ? float_of_half(h) : 0;
-                memcpy(to + 4 * i, p->dtype == DTYPE_F16 ? static_cast<void *>(&f) : static_cast<void *>(&u), 4);
-            }
-        }
+        else
+            for (size_t i = 0; i < take; i++)
+                put_number(to + i * size, s->bf16, number_at(from, p->dtype, i));
         to += take * size;
         left -= take;
         first = 0;
@@ -328,13 +361,11 @@ static int weight_new(device *d, weight **out, const weight_part *parts, int npa
                       err *e)
 {
     cuda *c = of(d);
-    weight_source s = { parts, cols, true };
+    weight_source s = { parts, cols, !c->f32 };
     int64_t rows = 0;
     *out = nullptr;
-    for (int i = 0; i < nparts; i++) {
+    for (int i = 0; i < nparts; i++)
         rows += parts[i].rows;
-        s.bf16 = s.bf16 && parts[i].dtype == DTYPE_BF16;
-    }
     rt_enter(c->r);
     weight *w = static_cast<weight *>(calloc(1, sizeof *w));
     if (!w)
@@ -724,7 +755,6 @@ static void refuse_training(device *d)
 
 static void fill_table(device *d)
 {
-    d->numerics = PLUGIN_NUMERICS;
     d->tensor_new = tensor_new;
     d->tensor_free = tensor_free;
     d->tensor_rows = tensor_rows;
@@ -736,6 +766,7 @@ static void fill_table(device *d)
     d->weight_new = weight_new;
     d->weight_free = weight_free;
     d->sync = sync;
+    d->memory_left = memory_left;
     d->close = close_device;
     d->embed = embed;
     d->linear = linear;
@@ -759,7 +790,7 @@ static void fill_table(device *d)
 
 /* The one symbol of the plugin. */
 extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_t abi, const char *build_id, int index,
-                                                                         device **out, err *e)
+                                                                         bool f32, device **out, err *e)
 {
     *out = nullptr;
     if (abi != LATENT_DEVICE_ABI || strcmp(build_id, LATENT_BUILD_ID) != 0)
@@ -770,6 +801,9 @@ extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_
         return err_set(e, "no memory");
     snprintf(c->name, sizeof c->name, "cuda:%d", index);
     c->d.name = c->name;
+    c->d.numerics = f32 ? PLUGIN_NUMERICS_F32 : PLUGIN_NUMERICS_BF16;
+    c->d.kv_dtype = f32 ? DTYPE_F32 : DTYPE_BF16;
+    c->f32 = f32;
     fill_table(&c->d);
     if (rt_open(&c->r, index, e) < 0) {
         free(c);

@@ -63,8 +63,8 @@ struct attend_op {
 };
 /* Any head_dim, F32 or bf16 cache, float sums. */
 void op_attend(stream_t st, const attend_op &o);
-/* bf16 cache and head_dim 32, 64 or 128: tensor cores. Split-KV with ATTEND_SPLIT positions a split when every sequence
- * has one row, one pass otherwise; both give the same bits. */
+/* bf16 cache and head_dim 16, 32, 64 or 128: tensor cores. Split-KV with ATTEND_SPLIT positions a split when every
+ * sequence has one row, one pass otherwise; both give the same bits. */
 enum { ATTEND_SPLIT = 256 };
 bool attend_mma_takes(const attend_op &o);
 size_t attend_mma_scratch(const attend_op &o, bool decode); /* bytes of op_attend_mma's scratch */

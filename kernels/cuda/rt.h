@@ -21,6 +21,7 @@ stream_t rt_stream(rt *r);
 
 /* Not cleared. The sentence says how much was needed and how much was free. */
 int rt_alloc(rt *r, void **out, size_t bytes, const char *what, err *e);
+int64_t rt_memory_left(rt *r);
 void rt_free(rt *r, void *p); /* waits for what is under way */
 int rt_zero(rt *r, void *p, size_t bytes, err *e);
 int rt_copy(rt *r, void *to, const void *from, size_t bytes, err *e);   /* on the device */

@@ -148,6 +148,12 @@ int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)
     return 0;
 }
 
+int64_t rt_memory_left(rt *)
+{
+    size_t left = 0, all = 0;
+    return cudaMemGetInfo(&left, &all) == cudaSuccess ? static_cast<int64_t>(left) : 0;
+}
+
 void rt_free(rt *, void *p)
 {
     (void)cudaFree(p);

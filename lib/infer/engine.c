@@ -40,11 +40,13 @@ static int64_t pages_of_context(const struct engine *g)
     return (g->config->max_positions + KV_PAGE - 1) / KV_PAGE;
 }
 
-/* What `batch` sequences of full length need, but no more than 1 GiB (or one such sequence, if that is larger) and a
- * quarter of the machine. */
+/* What `batch` sequences of full length need. A device with memory of its own gives nine tenths of what is left. On the
+ * machine's memory no more than 1 GiB (or one such sequence, if that is larger) and a quarter of it. */
 static int64_t default_pages(const struct engine *g)
 {
-    int64_t context = pages_of_context(g), page = (int64_t)g->page_bytes;
+    int64_t context = pages_of_context(g), page = (int64_t)g->page_bytes, left = g->device->memory_left(g->device);
+    if (left >= 0)
+        return min64(context * g->options.batch, left / 10 * 9 / page) + 1;
     int64_t machine = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     int64_t some = ((int64_t)1 << 30) / page;
     int64_t want = min64(context * g->options.batch, some > context ? some : context);
@@ -53,7 +55,7 @@ static int64_t default_pages(const struct engine *g)
 
 static int open_cache(struct engine *g, struct err *e)
 {
-    g->page_bytes = kv_page_bytes(g->config);
+    g->page_bytes = kv_page_bytes(g->model);
     int64_t context = pages_of_context(g);
     int64_t n = g->options.kv_memory ? g->options.kv_memory / (int64_t)g->page_bytes : default_pages(g);
     n = min64(n, min64(context * g->options.batch + 1, INT32_MAX / KV_PAGE)); /* no more than can be in use */

@@ -251,9 +251,10 @@ int model_reserve(struct model *m, int max_rows, struct err *e)
 
 /* ---- cache ---- */
 
-size_t kv_page_bytes(const struct model_config *c)
+size_t kv_page_bytes(const struct model *m)
 {
-    return (size_t)c->layers * 2 * KV_PAGE * (size_t)c->kv_heads * (size_t)c->head_dim * sizeof(float);
+    const struct model_config *c = &m->c;
+    return (size_t)c->layers * 2 * KV_PAGE * (size_t)c->kv_heads * (size_t)c->head_dim * dtype_size(m->d->kv_dtype);
 }
 
 int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, struct err *e)
@@ -266,9 +267,9 @@ int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, str
     int64_t most = pages > c->max_positions / KV_PAGE ? c->max_positions : pages * KV_PAGE;
     int rc = model_need_positions((struct model *)(uintptr_t)m, most, e);
     for (size_t i = 0; i < n && rc == 0; i++)
-        if (d->tensor_new(d, &kv->k[i], DTYPE_F32, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
+        if (d->tensor_new(d, &kv->k[i], d->kv_dtype, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
                           "key-value cache", e) < 0 ||
-            d->tensor_new(d, &kv->v[i], DTYPE_F32, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
+            d->tensor_new(d, &kv->v[i], d->kv_dtype, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
                           "key-value cache", e) < 0)
             rc = -1;
     if (rc < 0)

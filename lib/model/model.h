@@ -80,11 +80,11 @@ int64_t model_rope_offset(const struct model *m, int64_t length);
 
 /* ---- decoders through a paged cache ---- */
 struct kv_cache {
-    struct tensor **k, **v; /* [layers], F32 [pages * KV_PAGE, kv_heads * head_dim] */
+    struct tensor **k, **v; /* [layers], the device's kv_dtype [pages * KV_PAGE, kv_heads * head_dim] */
     int layers;
     int64_t pages; /* page 0 is the one that belongs to nobody */
 };
-size_t kv_page_bytes(const struct model_config *c); /* of all layers together */
+size_t kv_page_bytes(const struct model *m); /* of all layers together */
 int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, struct err *e);
 void kv_cache_close(struct kv_cache *kv, const struct model *m);
 

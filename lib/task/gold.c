@@ -156,7 +156,7 @@ static int find_think_end(struct gold *g, struct err *e)
 
 static int64_t positions(const struct gold *g)
 {
-    int64_t n = CACHE_POSITIONS, page = (int64_t)kv_page_bytes(model_config(g->model));
+    int64_t n = CACHE_POSITIONS, page = (int64_t)kv_page_bytes(g->model);
     while (n > g->max_tokens && n / KV_PAGE * page > cache_bytes)
         n /= 2;
     return n > g->max_tokens ? n : g->max_tokens;

@@ -41,15 +41,17 @@ static inline const char *real_device(void)
 latent_device_open_fn latent_device_open; /* of the emulation */
 #endif
 
+static bool test_bf16; /* matrices and caches of the device under test hold bf16: its normal way; off: float */
+
 static inline struct device *open_device_under_test(void)
 {
     struct err e = { "" };
     struct device *d = NULL;
     if (real_device())
-        assert_ok(plugin_open(&d, real_device(), &e));
+        assert_ok(plugin_open(&d, real_device(), !test_bf16, &e));
 #ifndef NO_EMULATION
     else
-        assert_ok(latent_device_open(LATENT_DEVICE_ABI, LATENT_BUILD_ID, 0, &d, &e));
+        assert_ok(latent_device_open(LATENT_DEVICE_ABI, LATENT_BUILD_ID, 0, !test_bf16, &d, &e));
 #endif
     return d;
 }

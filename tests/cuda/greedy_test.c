@@ -5,6 +5,41 @@
 #include "cuda/cuda_test.h"
 #include "unit/infer_util.h"
 
+/* Two batches give the same tokens in bf16 too; there they need not be transformers', which may turn at a near tie. */
+static void check_batches(const char *name)
+{
+    static const struct engine_options options[2] = { { .batch = 4, .prefill_chunk = 7 },
+                                                      { .batch = 1, .prefill_chunk = 32, .read_delay = 2 } };
+    struct err e = { "" };
+    struct greedy_case c[MOST_CASES];
+    struct gen_request q[2][MOST_CASES];
+    struct gen_result *r[2][MOST_CASES];
+    struct gen_params p;
+    test_bf16 = true;
+    struct opened m = { .d = open_device_under_test() };
+    test_bf16 = false;
+    char path[256];
+    int n = greedy_load(name, c);
+    snprintf(path, sizeof path, "tests/golden/models/%s", name);
+    assert_ok(model_open(&m.m, path, m.d, &e));
+    gen_params_init(&p, model_config(m.m));
+    p.n_stop = 0;
+    p.max_new = 12;
+    for (int way = 0; way < 2; way++) {
+        for (int i = 0; i < n; i++)
+            q[way][i] = (struct gen_request){ c[i].prompt, c[i].n_prompt, 1, 0, 1, "golden", NULL, &p };
+        run_all(m.m, &options[way], q[way], n, r[way]);
+    }
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(r[0][i]->n, 12);
+        assert_int_equal(r[1][i]->n, 12);
+        assert_memory_equal(r[0][i]->ids, r[1][i]->ids, 12 * sizeof *r[0][i]->ids);
+    }
+    release_all(q[0], n, r[0]);
+    release_all(q[1], n, r[1]);
+    close_opened(&m);
+}
+
 static void check_greedy(const char *name, const struct engine_options *options)
 {
     struct err e = { "" };
@@ -44,8 +79,19 @@ static void test_greedy(void **state)
         check_greedy(names[i], &(struct engine_options){ .batch = 4, .prefill_chunk = 7, .read_delay = (int)(i % 3) });
 }
 
+static void test_batches(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    if (real_device()) {
+        printf("# skip: cuBLASLt chooses by the number of rows: no promise yet\n");
+        skip();
+    }
+    check_batches("qwen3-bf16");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_greedy) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_greedy), cmocka_unit_test(test_batches) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -43,7 +43,14 @@ static void test_absent(void **state)
     fclose(f);
     expect_sentence("cuda:0", "cannot be loaded");
     unsetenv("LATENT_CUDA");
-    assert_string_equal(device_numerics("cuda:0"), PLUGIN_NUMERICS);
+    assert_string_equal(device_numerics("cuda:0"), "cuda-cublas-bf16");
+    setenv("LATENT_NUMERICS", "f32", 1);
+    assert_string_equal(device_numerics("cuda:0"), "cuda-cublas-f32");
+    expect_sentence("cuda:0", "there is no CUDA plugin");
+    expect_sentence("cpu", "only 'base' can be asked for with device cpu");
+    setenv("LATENT_NUMERICS", "base", 1);
+    expect_sentence("cuda:0", "only 'f32' can be asked for with device cuda:0");
+    unsetenv("LATENT_NUMERICS");
 }
 
 /* On a machine without a GPU this is all of the plugin that can run: it loads, compares builds and refuses. */
@@ -66,10 +73,10 @@ static void test_present(void **state)
     void *symbol = dlsym(library, LATENT_DEVICE_OPEN_NAME);
     assert_non_null(symbol);
     memcpy(&open_device, &symbol, sizeof symbol);
-    assert_int_equal(open_device(LATENT_DEVICE_ABI + 1, LATENT_BUILD_ID, 0, &d, &e), -1);
+    assert_int_equal(open_device(LATENT_DEVICE_ABI + 1, LATENT_BUILD_ID, 0, false, &d, &e), -1);
     assert_non_null(strstr(e.msg, "another build"));
-    assert_int_equal(open_device(LATENT_DEVICE_ABI, "0.0.0-1", 0, &d, &e), -1);
-    assert_non_null(strstr(e.msg, "the program has 1, 0.0.0-1"));
+    assert_int_equal(open_device(LATENT_DEVICE_ABI, "0.0.0-1", 0, false, &d, &e), -1);
+    assert_non_null(strstr(e.msg, "the program has 2, 0.0.0-1"));
     setenv("LATENT_CUDA", file, 1);
     if (device_open(&d, "cuda:0", 0, &e) == 0)
         device_close(d);

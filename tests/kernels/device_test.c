@@ -20,6 +20,7 @@ static void test_names(void **state)
     assert_ok(device_open(&d, "auto", 0, &e));
     assert_string_equal(d->name, "cpu");
     assert_string_equal(d->numerics, best);
+    assert_int_equal(d->kv_dtype, DTYPE_F32);
     assert_string_equal(device_numerics("cpu"), best);
     device_close(d);
     setenv("LATENT_NUMERICS", "base", 1);

@@ -168,9 +168,9 @@ int64_t model_rope_offset(const struct model *m, int64_t length)
     return m->config.longrope && length > m->config.rope_original ? m->config.max_positions : 0;
 }
 
-size_t kv_page_bytes(const struct model_config *c)
+size_t kv_page_bytes(const struct model *m)
 {
-    (void)c;
+    (void)m;
     return 2 * KV_PAGE * 4;
 }
 
@@ -233,6 +233,12 @@ void model_forward(struct model *m, struct kv_cache *kv, const struct model_batc
         }
 }
 
+static int64_t fake_memory_left(struct device *d)
+{
+    (void)d;
+    return -1;
+}
+
 static void fake_model_init(struct model *m, int vocab, int max_positions, int rope_original)
 {
     *m = (struct model){
@@ -243,6 +249,7 @@ static void fake_model_init(struct model *m, int vocab, int max_positions, int r
                     .n_eos = 1,
                     .eos = { 1 } },
         .device = { .name = "fake",
+                    .memory_left = fake_memory_left,
                     .tensor_new = fake_tensor_new,
                     .tensor_free = fake_tensor_free,
                     .tensor_write = fake_tensor_write,

@@ -117,7 +117,7 @@ static void check_one_hash(const char *device, const char *model)
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         struct opened m = open_golden(device, model, settings[i].threads);
         struct engine_options o = settings[i].o;
-        o.kv_memory = settings[i].pages * (int64_t)kv_page_bytes(model_config(m.m));
+        o.kv_memory = settings[i].pages * (int64_t)kv_page_bytes(m.m);
         mixed_requests(c, model_config(m.m), p, q);
         preempted += run_all(m.m, &o, q, MIXED, r).preempted;
         struct hash128 h = hash_results(q, MIXED, r);

@@ -301,7 +301,7 @@ static void test_phases(void **state)
         }
         struct engine_options o = { .batch = 32, .read_delay = k % 3, .kv_memory = 0 };
         if (k % 2) /* preempted sequences come back in the right phase */
-            o.kv_memory = 12 * (int64_t)kv_page_bytes(model_config(m.m));
+            o.kv_memory = 12 * (int64_t)kv_page_bytes(m.m);
         run_all(m.m, &o, q, REQUESTS, r);
         for (int i = 0; i < REQUESTS; i++)
             for (int s = 0; s < SAMPLES; s++)
@@ -454,7 +454,7 @@ static void test_waiting_allocates_nothing(void **state)
     gen_params_init(&p, model_config(m.m));
     p.n_stop = 0;
     p.max_new = 60;
-    struct engine_options o = { .kv_memory = 30 * (int64_t)kv_page_bytes(model_config(m.m)) };
+    struct engine_options o = { .kv_memory = 30 * (int64_t)kv_page_bytes(m.m) };
     assert_ok(engine_open(&g, m.m, &o, &e));
     for (int i = 0; i < 6; i++) {
         prompt[0] = i; /* nothing shared */

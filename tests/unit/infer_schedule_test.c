@@ -144,7 +144,7 @@ static void test_any_schedule(void **state)
         fake_model_init(&m, VOCAB, 160, round % 3 == 2 ? 20 + roll(60) : 0);
         struct work w;
         work_make(&w, &m, 1 + roll(12), 100, 60);
-        int64_t page = (int64_t)kv_page_bytes(&m.config);
+        int64_t page = (int64_t)kv_page_bytes(&m);
         struct engine_options o = { .batch = batches[roll(4)],
                                     .prefill_chunk = chunks[roll(4)],
                                     .read_delay = roll(3),
@@ -196,7 +196,7 @@ static void test_refused(void **state)
     gen_params_init(&p, &m.config);
     struct gen_request q = { prompt, 101, 1, 0, 1, "long-one", NULL, &p };
     struct engine *g;
-    int64_t page = (int64_t)kv_page_bytes(&m.config);
+    int64_t page = (int64_t)kv_page_bytes(&m);
     assert_ok(engine_open(&g, &m, &(struct engine_options){ .kv_memory = 3 * page }, &e));
     assert_int_equal(engine_submit(g, &q, &e), -1);
     assert_string_equal(e.msg, "long-one: the prompt has 101 tokens, the model's context has room for 100");
@@ -267,7 +267,7 @@ static void test_close_early(void **state)
         struct work w;
         struct engine *g;
         struct engine_options o = { .batch = 4,
-                                    .kv_memory = 6 * (int64_t)kv_page_bytes(&m.config),
+                                    .kv_memory = 6 * (int64_t)kv_page_bytes(&m),
                                     .read_delay = 2,
                                     .tokenizer = (const struct tokenizer *)&m };
         work_make(&w, &m, 8, 90, 60);

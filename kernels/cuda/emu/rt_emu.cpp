@@ -42,6 +42,11 @@ int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)
     return *out ? 0 : err_set(e, "no memory for the %s: %zu bytes are needed", what, bytes);
 }
 
+int64_t rt_memory_left(rt *)
+{
+    return 1 << 22; /* a small chip: the default size of a cache comes from here in tests */
+}
+
 void rt_free(rt *, void *p)
 {
     emu_free(p);
