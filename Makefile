@@ -34,12 +34,12 @@ BIN := $(if $(filter 1,$(asan)),$(B)/bin,bin)
 CFLAGS ?=
 ALL_CFLAGS := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERSION='"$(VERSION)"' \
   -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off -pthread \
-  $(if $(filter 1,$(WERROR)),-Werror) $(OPT) -I. -Ilib -Itests $(CFLAGS)
+  $(if $(filter 1,$(WERROR)),-Werror) $(OPT) -I. -Ilib -Itests -isystem $(B)/gen $(CFLAGS)
 LIBS := -Wl,--as-needed -lzstd -lxxhash -ljansson -lpcre2-8 -lutf8proc -lflint-arb -lflint -lmpfr -lgmp -lcurl -lcrypto \
   -lmicrohttpd -lprotobuf-c -ldl -lm
 
 LIB_SRC := $(sort $(wildcard lib/*/*.c) $(wildcard kernels/*.c) $(wildcard kernels/cpu/*.c))
-LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
+LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o) $(B)/gen/io/wandb.pb-c.o
 # tools/tool.c is the harness that every program links; the other files there are one program each
 TOOLS := $(filter-out tool,$(patsubst tools/%.c,%,$(sort $(wildcard tools/*.c))))
 PROGRAMS := $(TOOLS:%=$(BIN)/%)
@@ -88,6 +88,17 @@ $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) $(OPT_KERNEL) $(EXTRA) -MMD -MP -c $< -o $@
+
+# Messages of W&B's run files, out of their .proto. Only wandb.c sees the header.
+WANDB_PB := $(B)/gen/io/wandb.pb-c.c $(B)/gen/io/wandb.pb-c.h
+$(WANDB_PB) &: lib/io/wandb.proto
+	@mkdir -p $(@D)
+	$(call say,PROTO,$@)
+	$(Q)protoc-c --proto_path=lib --c_out=$(B)/gen $<
+$(B)/gen/%.o: $(B)/gen/%.c $(B)/flags
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+$(B)/lib/io/wandb.o: $(B)/gen/io/wandb.pb-c.h
 
 $(B)/liblatent.a: $(LIB_OBJ) $(B)/members
 	@rm -f $@
@@ -165,13 +176,14 @@ $(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(B)/liblatent.a
 FUZZ_SECONDS ?= 600
 LF := build/libfuzzer
 LF_FLAGS := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERSION='"$(VERSION)"' -O1 -g -ffp-contract=off -I. -Ilib \
-  -fsanitize=address,undefined -fno-sanitize-recover=undefined
+  -isystem $(B)/gen -fsanitize=address,undefined -fno-sanitize-recover=undefined
 FUZZERS := $(FUZZ_SRC:tests/fuzz/%.c=$(LF)/%)
 # An archive, so that a target links what it needs and no more.
 LF_OBJ := $(patsubst %.c,$(LF)/%.o,$(sort $(wildcard lib/base/*.c lib/io/*.c lib/text/*.c lib/task/*.c)))
 $(LF)/%.o: %.c
 	@mkdir -p $(@D)
 	clang $(LF_FLAGS) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+$(LF)/lib/io/wandb.o: $(B)/gen/io/wandb.pb-c.h
 $(LF)/liblatent.a: $(LF_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
@@ -203,11 +215,11 @@ lint-format:
 lint-headers: # every header compiles alone, but for the templates *_impl.h
 	$(call say,LINT,headers)
 	$(Q)for h in $(filter-out %_impl.h,$(filter lib/%.h kernels/%.h tools/%.h,$(C_ALL))); do $(CC) $(ALL_CFLAGS) -Wno-psabi -fsyntax-only -x c $$h; done
-lint-cppcheck:
+lint-cppcheck: $(WANDB_PB)
 	$(call say,LINT,cppcheck)
 	$(Q)cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
 	  --suppress=missingIncludeSystem -I. -Ilib -DLATENT_VERSION='"$(VERSION)"' -j2 $(C_CHECKED)
-lint-tidy:
+lint-tidy: $(WANDB_PB)
 	$(call say,LINT,clang-tidy)
 	$(Q)$(call tidy,$(filter-out %_avx2.c %_avx512.c,$(C_CHECKED)),)
 	$(Q)$(call tidy,$(filter %_avx2.c,$(C_CHECKED)),-mavx2 -mfma -mf16c)
