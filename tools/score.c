@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "io/shard.h"
 #include "model/locate.h"
 #include "model/model.h"
 #include "model/score.h"
@@ -15,7 +16,7 @@
 #include "tools/tool.h"
 
 static struct {
-    const char *model, *format, *family;
+    const char *model, *format, *family, *part;
     int64_t max_tokens, limit, batch;
     bool tokens, compat, serve;
     const char *host;
@@ -28,6 +29,7 @@ static struct {
         .max_tokens = 4096,
         .limit = -1,
         .batch = 2048 };
+static struct shard shard; /* --shard */
 
 static const struct opt opts[] = {
     OPT_ROW_GROUP("Options"),
@@ -35,6 +37,7 @@ static const struct opt opts[] = {
                    OPT_RUN),
     OPT_ROW_ALIAS("model-dir", "model"),
     OPT_ROW_INT("limit", 'n', &o.limit, "N", "only the first N rows; -1: all", OPT_RESULT, -1, 1e15),
+    OPT_ROW_STRING("shard", 0, &o.part, "K/N", "only part K (0..N-1) of N equal parts, after --limit", OPT_RESULT),
     OPT_ROW_CHOICE("prompt-format", 0, &o.format, PROMPT_FORMATS, "samples: how the question is put", OPT_RESULT),
     OPT_ROW_CHOICE("model-family", 0, &o.family, "auto|qwen|llama3", "samples: what stands around the ratio",
                    OPT_RESULT),
@@ -72,6 +75,13 @@ struct score {
     int n;
     size_t tokens;
     int64_t scored, skipped, rejected, done_tokens;
+    uint64_t first; /* index of the shard's first row */
+};
+
+/* With --shard the rows wait until their number is known. */
+struct line {
+    char *text, *where;
+    size_t n;
 };
 
 static int open_model(struct score *s, struct err *e)
@@ -132,7 +142,7 @@ static int flush(struct score *s, struct err *e)
 static int take(struct score *s, const struct rec *r, struct err *e)
 {
     struct waiting *w = &s->wait[s->n];
-    w->unit = r->index;
+    w->unit = r->index - s->first;
     w->input = hash_bytes(r->line, r->len);
     if (stage_have(s->st, 0, w->unit, w->input))
         return 0;
@@ -149,29 +159,75 @@ static int take(struct score *s, const struct rec *r, struct err *e)
 static int reject(struct score *s, const struct rec *r, struct err *e)
 {
     struct hash128 input = hash_bytes(r->line, r->len);
+    uint64_t unit = r->index - s->first;
     log_warn("%s", e->msg);
     s->rejected++;
-    return stage_have(s->st, 0, r->index, input) ? 0 : stage_put(s->st, 0, r->index, input, "", 0, e);
+    return stage_have(s->st, 0, unit, input) ? 0 : stage_put(s->st, 0, unit, input, "", 0, e);
+}
+
+/* One line of the input; rc is what reading it gave. */
+static int take_line(struct score *s, const struct rec *r, int rc, struct err *e)
+{
+    if (stage_interrupted())
+        return flush(s, e) < 0 ? -1 : stage_stopped(s->st, e);
+    if (rc == REC_BAD && common.keep_going)
+        return reject(s, r, e);
+    return rc > 0 ? take(s, r, e) : -1;
+}
+
+static int score_stream(struct score *s, struct err *e)
+{
+    struct rec r;
+    int rc;
+    for (int64_t i = 0; i != o.limit && (rc = rec_read(stage_input(s->st), &r, e)) != 0; i++)
+        if (take_line(s, &r, rc, e) < 0)
+            return -1;
+    return 0;
+}
+
+static int read_lines(struct score *s, struct line **out, uint64_t *n, struct err *e)
+{
+    struct rec r;
+    int rc = 1;
+    uint64_t cap = 0;
+    for (*n = 0; (int64_t)*n != o.limit && (rc = rec_read(stage_input(s->st), &r, e)) != 0; ++*n) {
+        if (rc == -1)
+            return -1;
+        if (*n == cap) {
+            cap = cap ? cap * 2 : 1024;
+            *out = xreallocarray(*out, cap, sizeof **out);
+        }
+        (*out)[*n] = (struct line){ xstrndup(r.line, r.len), xstrdup(r.where), r.len };
+    }
+    return 0;
+}
+
+static int score_shard(struct score *s, struct err *e)
+{
+    struct line *line = NULL;
+    uint64_t n, to = 0;
+    int rc = read_lines(s, &line, &n, e);
+    if (rc == 0)
+        shard_range(&shard, n, &s->first, &to);
+    for (uint64_t i = s->first; i < to && rc == 0; i++) {
+        struct rec r;
+        int got = rec_parse(&r, line[i].text, line[i].n, line[i].where, e);
+        r.index = i;
+        rc = take_line(s, &r, got < 0 ? REC_BAD : 1, e);
+        rec_release(&r);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        free(line[i].text);
+        free(line[i].where);
+    }
+    free(line);
+    return rc;
 }
 
 static int score_all(struct score *s, struct err *e)
 {
-    struct rec r;
-    int rc = 1;
-    uint64_t left = o.limit < 0 ? UINT64_MAX : (uint64_t)o.limit;
     progress_begin("scoring", 0, "rows");
-    while (left > 0 && (rc = rec_read(stage_input(s->st), &r, e)) != 0) {
-        if (stage_interrupted())
-            return flush(s, e) < 0 ? -1 : stage_stopped(s->st, e);
-        if (rc == REC_BAD && common.keep_going)
-            rc = reject(s, &r, e);
-        else if (rc > 0)
-            rc = take(s, &r, e);
-        if (rc < 0)
-            return -1;
-        left--;
-    }
-    if (flush(s, e) < 0)
+    if ((shard.n > 1 ? score_shard(s, e) : score_stream(s, e)) < 0 || flush(s, e) < 0)
         return -1;
     progress_end();
     struct buf counts = BUF_INIT;
@@ -179,7 +235,7 @@ static int score_all(struct score *s, struct err *e)
                "{\"scored\": %lld, \"skipped\": %lld, \"tokens\": %lld, \"resumed\": %llu, \"rejected\": %lld}",
                (long long)s->scored, (long long)s->skipped, (long long)s->done_tokens,
                (unsigned long long)stage_resumed(s->st), (long long)s->rejected);
-    rc = stage_commit(s->st, counts.s, e);
+    int rc = stage_commit(s->st, counts.s, e);
     buf_release(&counts);
     if (s->skipped)
         log_info("%lld rows were skipped; each says why", (long long)s->skipped);
@@ -284,6 +340,8 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     struct model_place p;
     if (o.serve && (nfiles || common.output))
         return tool_misuse(e, "--serve reads no files and writes none");
+    if (shard_parse(&shard, o.part, e) < 0)
+        return TOOL_MISUSE;
     if (model_locate(&p, "--model", o.model, "MODEL", "embedded:reasoner", e) < 0)
         return TOOL_FAILED;
     int rc = o.serve ? serve(&p, e) : run_located(t, &p, nfiles, files, e);

@@ -117,3 +117,23 @@ X
   score -q -m "$(M qwen2)" --max-seq-len 100000 rows >got
   jq -e '.skipped and (.reason | endswith("tokens are more than 512"))' got
 }
+
+@test "score: shards, one behind the other, are the bytes of the whole" {
+  for i in 1 2 3 4 5; do cat "$GOLDEN/score/rows.jsonl"; done >rows
+  score -q -t -m "$(M qwen3)" rows >want
+  for n in 1 2 4 30; do
+    for k in $(seq 0 $((n - 1))); do score -q -t -m "$(M qwen3)" --shard $k/$n rows -o part$k.jsonl; done
+    cat $(seq -f 'part%g.jsonl' 0 $((n - 1))) >got
+    same want got
+    verify -q $(seq -f 'part%g.jsonl' 0 $((n - 1)))
+  done
+  score -q -t -m "$(M qwen3)" --limit 7 --shard 1/2 - <rows >got # the limit comes first
+  same <(sed -n 4,7p want) got
+  fails 2 'expected k/n' score -m "$(M qwen3)" --shard 2/2 rows
+  { sed -n 1,3p rows; echo '{"broken'; sed -n 4p rows; } >bad
+  fails 3 'bad:4: ' score -q -m "$(M qwen3)" --keep-going --shard 1/2 bad -o bad1
+  score -q -m "$(M qwen3)" --shard 0/2 bad -o bad0
+  score -q -m "$(M qwen3)" --keep-going bad >want || [ $? = 3 ]
+  cat bad0 bad1 >got
+  same want got
+}

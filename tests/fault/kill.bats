@@ -57,6 +57,43 @@ killed() {
   grep -qE '288 samples \([1-9][0-9]* of an earlier run\)' err
 }
 
+@test "fault: score -o killed at 10 random moments, whole and in a shard, ends with the same bytes" {
+  for i in $(seq 60); do cat "$GOLDEN/score/rows.jsonl"; done >rows
+  for part in 0/1 1/2; do
+    args=(-q -t -m "$GOLDEN/models/qwen3" --batch 64 --threads 1 --shard $part rows)
+    ms=$(milliseconds score "${args[@]}" -o want.jsonl)
+    RANDOM=3
+    kills=0
+    while [ $kills -lt 10 ]; do
+      if killed "$ms" score "${args[@]}" -o got.jsonl; then
+        kills=$((kills + 1))
+        [ ! -e got.jsonl ] || same want.jsonl got.jsonl
+      else
+        same want.jsonl got.jsonl
+        rm -f got.jsonl*
+      fi
+    done
+    score "${args[@]}" -o got.jsonl
+    same want.jsonl got.jsonl
+    verify -q got.jsonl
+    [ -z "$(ls | grep -E 'journal|part')" ]
+    rm -f got.jsonl* want.jsonl*
+  done
+}
+
+@test "fault: what score had finished before the kill is not scored again" {
+  for i in $(seq 200); do cat "$GOLDEN/score/rows.jsonl"; done >rows
+  args=(-t -m "$GOLDEN/models/qwen3" --batch 64 --threads 1 rows)
+  setsid score "${args[@]}" -o got.jsonl 2>/dev/null &
+  pid=$!
+  until [ "$(cat got.jsonl.*.journal 2>/dev/null | wc -c)" -gt 5000 ]; do kill -0 $pid || return 1; done
+  kill -9 $pid
+  wait $pid || true
+  [ ! -e got.jsonl ]
+  score "${args[@]}" -o got.jsonl
+  [ "$(jq .counts.resumed got.jsonl.run.json)" -gt 0 ]
+}
+
 @test "fault: SIGTERM ends at a record; the same command goes on" {
   dataset math --file "$GOLDEN/questions/math_train.jsonl" -o q.jsonl
   args=(--model "$GOLDEN/models/qwen3" --num-samples 24 --temperature 0.7 --max-tokens 64 --batch 4 q.jsonl)
