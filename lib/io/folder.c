@@ -215,6 +215,7 @@ static int describe(const char *dir, struct buf *lines, struct buf *json, int64_
             rc = -1;
         } else {
             hash_hex(h, hex);
+            hash_remember(path, false, h); /* by inode: known under the folder's final name too */
             *bytes += st.st_size;
             buf_printf(lines, "%s %s\n", l.name[i], hex);
             buf_puts(json, i ? ", " : "");
@@ -273,7 +274,9 @@ static bool files_of(const struct manifest *m, struct json *files)
            json_kind(*files) == JSON_OBJECT;
 }
 
-static int check_file(const char *dir, const char *name, struct json want, struct buf *problems)
+typedef int hash_fn(const char *path, bool content, struct hash128 *out, struct err *e);
+
+static int check_file(const char *dir, const char *name, struct json want, hash_fn *hash, struct buf *problems)
 {
     struct err e = { "" };
     struct hash128 h;
@@ -282,7 +285,7 @@ static int check_file(const char *dir, const char *name, struct json want, struc
     if (!file_exists(path)) {
         buf_printf(problems, "%s: is missing, %s/%s has it\n", path, dir, run_name);
         bad = 1;
-    } else if (hash_file_fresh(path, false, &h, &e) < 0) {
+    } else if (hash(path, false, &h, &e) < 0) {
         buf_printf(problems, "%s\n", e.msg);
         bad = 1;
     } else {
@@ -331,7 +334,7 @@ static int check_strangers(const char *dir, struct json files, struct buf *probl
     return bad;
 }
 
-int folder_check(const char *dir, struct buf *problems)
+static int check(const char *dir, hash_fn *hash, struct buf *problems)
 {
     struct err e = { "" };
     struct manifest m;
@@ -354,13 +357,18 @@ int folder_check(const char *dir, struct buf *problems)
         struct json_iter it = json_each(files);
         while (json_next(&it, &key, &want)) {
             char *name = json_str_dup(key);
-            bad += check_file(dir, name, want, problems);
+            bad += check_file(dir, name, want, hash, problems);
             free(name);
         }
         bad += check_strangers(dir, files, problems);
     }
     manifest_release(&m);
     return bad;
+}
+
+int folder_check(const char *dir, struct buf *problems)
+{
+    return check(dir, hash_file_fresh, problems);
 }
 
 bool folder_is_current(const char *dir, const char *key)
@@ -370,7 +378,7 @@ bool folder_is_current(const char *dir, const char *key)
     struct buf problems = BUF_INIT;
     bool current = false;
     if (file_is_dir(dir) && read_run(&m, dir, &e) == 0) {
-        current = strcmp(m.key, key) == 0 && folder_check(dir, &problems) == 0;
+        current = strcmp(m.key, key) == 0 && check(dir, hash_file, &problems) == 0;
         manifest_release(&m);
     }
     buf_release(&problems);

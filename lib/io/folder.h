@@ -34,7 +34,8 @@ void folder_close(struct folder *f); /* NULL is fine */
 /* The same run.json for a folder in the folder that is a model of its own; before the commit. */
 int folder_describe(const char *dir, struct manifest *m, struct err *e);
 
-/* Is dir there, made under this key, every file as it was written? */
+/* Is dir there, made under this key, every file as it was written? Hashes that are remembered (hash.h) are believed, so
+ * that asking costs no reading of weights. */
 bool folder_is_current(const char *dir, const char *key);
 
 /* Is there work? 1: no, dir is current or was linked from the store just now, and a line of the log said so; 0: yes. */

@@ -33,7 +33,7 @@ struct slot { /* where a unit lies; offset 0: nowhere */
 struct journal {
     char *path;
     int fd;
-    uint64_t end; /* length of the valid part */
+    uint64_t end; /* length of the valid part; 0: not ours yet */
     struct slot *slot;
     uint64_t cap;
 };
@@ -95,16 +95,29 @@ static int load(struct journal *j, struct hash128 key, struct err *e)
     return 0;
 }
 
+/* Opens and locks. A process that ends removes its journal: what was opened just before has no name any more. */
+static int take(struct journal *j, struct err *e)
+{
+    struct stat mine, named;
+    for (;;) {
+        j->fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (j->fd < 0)
+            return err_errno(e, "%s: cannot create", j->path);
+        if (flock(j->fd, LOCK_EX | LOCK_NB) < 0)
+            return err_set(e, "%s: another process is making this output; wait for it or stop it", j->path);
+        if (fstat(j->fd, &mine) < 0)
+            return err_errno(e, "%s: cannot stat", j->path);
+        if (stat(j->path, &named) == 0 && mine.st_ino == named.st_ino && mine.st_dev == named.st_dev)
+            return 0;
+        close(j->fd);
+    }
+}
+
 int journal_open(struct journal **out, const char *path, struct hash128 key, struct err *e)
 {
     struct journal *j = xcalloc(1, sizeof *j);
     j->path = xstrdup(path);
-    j->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (j->fd < 0) {
-        err_errno(e, "%s: cannot create", path);
-    } else if (flock(j->fd, LOCK_EX | LOCK_NB) < 0) {
-        err_set(e, "%s: another process is making this output; wait for it or stop it", path);
-    } else if (load(j, key, e) == 0) {
+    if (take(j, e) == 0 && load(j, key, e) == 0) {
         *out = j;
         return 0;
     }
@@ -116,7 +129,7 @@ void journal_close(struct journal *j, bool remove)
 {
     if (!j)
         return;
-    if (remove)
+    if (remove || j->end == sizeof(struct header)) /* a journal without entries is of use to nobody */
         unlink(j->path);
     if (j->fd >= 0)
         close(j->fd);

@@ -15,7 +15,8 @@ struct err;
 struct journal;
 
 int journal_open(struct journal **out, const char *path, struct hash128 key, struct err *e);
-void journal_close(struct journal *j, bool remove); /* NULL is fine */
+/* Without `remove` the file stays if there is anything in it. NULL is fine. */
+void journal_close(struct journal *j, bool remove);
 
 bool journal_has(const struct journal *j, uint64_t unit, struct hash128 input);
 int journal_add(struct journal *j, uint64_t unit, struct hash128 input, const void *bytes, size_t n, struct err *e);
