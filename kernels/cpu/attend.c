@@ -8,7 +8,11 @@
 
 #include "kernels/cpu/fast.h"
 
-enum { CHUNK_ROWS = 16, SERIAL_COST = 30000 };
+enum {
+    CHUNK_FLOATS = 4096, /* of queries that pass over a block together: they and their sums stay in the first cache */
+    CHUNK_ROWS = 64,
+    SERIAL_COST = 30000
+};
 
 _Static_assert(KV_PAGE == ATTEND_BLOCK, "a block is one page");
 
@@ -18,7 +22,8 @@ struct chunk {
 
 struct attention {
     struct cpu *c;
-    attend_block *block;
+    const struct attend_isa *isa;
+    int chunk_rows;
     const struct chunk *chunk;
     float *out;
     const float *qkv, *k, *v; /* k, v: head 0, row 0 */
@@ -56,31 +61,30 @@ static void sees(const struct attention *a, int length, int position, int *lo, i
     *lo = a->causal && a->window > 0 ? max_int(0, position - a->window + 1) : 0;
 }
 
-static void finish(float *out, const float *state, int hd)
+/* A piece's work space in the thread's scratch for n rows times heads. */
+static int64_t width_of(int hd)
 {
-    float sum = state[1];
-    for (int i = 0; i < hd; i++)
-        out[i] = state[2 + i] / sum;
+    return (hd + 15) & ~15; /* whole cache lines */
 }
-
-/* A piece's work space in the thread's scratch. */
-struct room {
-    struct query *row; /* [n] */
-    float *p;          /* [n, ATTEND_BLOCK] */
-    float *state;      /* [n, hd + 2] */
-};
 
 static size_t room_bytes(int n, int hd)
 {
-    return (size_t)n * (sizeof(struct query) + (size_t)(ATTEND_BLOCK + hd + 2) * sizeof(float));
+    int64_t floats = (int64_t)hd * ATTEND_BLOCK + n * (ATTEND_BLOCK + width_of(hd) + 5);
+    return (size_t)n * sizeof(float *) + (size_t)floats * sizeof(float) + 64;
 }
 
-static struct room room_in(void *scratch, int n)
+static struct queries room_in(void *scratch, int n, int hd)
 {
-    struct room r = { .row = scratch };
-    r.p = (float *)(void *)(r.row + n);
-    r.state = r.p + n * ATTEND_BLOCK;
-    return r;
+    struct queries s = { .turned = scratch, .width = width_of(hd) };
+    s.p = s.turned + (int64_t)hd * ATTEND_BLOCK;
+    s.acc = s.p + (int64_t)n * ATTEND_BLOCK;
+    s.q = (const float **)(void *)(s.acc + n * s.width);
+    s.max = (float *)(void *)(s.q + n);
+    s.sum = s.max + n;
+    s.decay = s.sum + n;
+    s.lo = (int32_t *)(void *)(s.decay + n);
+    s.hi = s.lo + n;
+    return s;
 }
 
 /* Asks for a block's keys and values of one head: short rows, `stride` apart, which the hardware does not guess. */
@@ -93,54 +97,69 @@ static void fetch_block(const struct attention *a, int64_t at)
         }
 }
 
+static struct queries start(const struct attention *a, struct chunk ch, int head, void *scratch)
+{
+    int n = ch.rows * a->group;
+    int64_t width = (int64_t)(a->heads + 2 * a->kv_heads) * a->hd;
+    struct queries s = room_in(scratch, n, a->hd);
+    memset(s.acc, 0, (size_t)(n * s.width) * sizeof *s.acc);
+    for (int r = 0; r < n; r++) {
+        s.q[r] = a->qkv + (ch.row + r / a->group) * width + (int64_t)(head * a->group + r % a->group) * a->hd;
+        s.max[r] = -INFINITY;
+        s.sum[r] = 0;
+    }
+    return s;
+}
+
+/* Which positions of block b each row sees, the first row being at `first`. The rows *begin .. *end - 1 of the chunk
+ * see any: one range, because lo and hi rise. */
+static void look(const struct attention *a, const struct queries *s, int rows, int length, int first, int b, int *begin,
+                 int *end)
+{
+    *begin = *end = 0;
+    for (int r = 0; r < rows; r++) {
+        int lo, hi;
+        sees(a, length, first + r, &lo, &hi);
+        lo = max_int(lo - b * ATTEND_BLOCK, 0);
+        hi = min_int(hi - b * ATTEND_BLOCK, ATTEND_BLOCK);
+        *begin += lo >= hi && *end == 0;
+        *end = lo < hi ? r + 1 : *end;
+        for (int h = 0; h < a->group; h++) {
+            s->lo[r * a->group + h] = lo;
+            s->hi[r * a->group + h] = hi;
+        }
+    }
+}
+
 static void attend_piece(void *arg, int i, int thread)
 {
     const struct attention *a = arg;
     struct chunk ch = a->chunk[i / a->kv_heads];
-    int head = i % a->kv_heads, hd = a->hd, size = hd + 2;
+    int head = i % a->kv_heads, hd = a->hd;
     int length = a->context ? a->context[ch.seq] : a->begin[ch.seq + 1] - a->begin[ch.seq];
     int first = length - (a->begin[ch.seq + 1] - ch.row); /* position of the chunk's first row */
-    int64_t q_width = (int64_t)a->heads * hd, width = q_width + 2 * (int64_t)a->kv_heads * hd;
-    struct room room = room_in(a->c->scratch[thread].p, ch.rows * a->group);
-    memset(room.state, 0, (size_t)(ch.rows * a->group * size) * sizeof *room.state);
-    for (int r = 0; r < ch.rows * a->group; r++) {
-        struct query *row = &room.row[r];
-        row->q = a->qkv + (ch.row + r / a->group) * width + (int64_t)(head * a->group + r % a->group) * hd;
-        row->p = room.p + r * ATTEND_BLOCK;
-        row->state = room.state + r * size;
-        row->state[0] = -INFINITY;
-    }
-    int from, to, unused;
-    sees(a, length, first, &from, &unused);
-    sees(a, length, first + ch.rows - 1, &unused, &to);
+    struct queries s = start(a, ch, head, a->c->scratch[thread].p);
+    int from, to, all_from, all_to, begin = 0, end = 0;
+    bool all = false; /* the rows saw the last block whole */
+    sees(a, length, first, &from, &all_to);
+    sees(a, length, first + ch.rows - 1, &all_from, &to);
     for (int b = from / ATTEND_BLOCK; b * ATTEND_BLOCK < to; b++) {
         int64_t at = block_row(a, ch.seq, b) * a->stride + (int64_t)head * hd;
         if (a->page_table && (b + 1) * ATTEND_BLOCK < to)
             fetch_block(a, block_row(a, ch.seq, b + 1) * a->stride + (int64_t)head * hd);
-        int begin = 0, end = 0; /* rows that see the block: one range, because lo and hi rise */
-        for (int r = 0; r < ch.rows; r++) {
-            int lo, hi;
-            sees(a, length, first + r, &lo, &hi);
-            lo = max_int(lo - b * ATTEND_BLOCK, 0);
-            hi = min_int(hi - b * ATTEND_BLOCK, ATTEND_BLOCK);
-            begin += lo >= hi && end == 0;
-            end = lo < hi ? r + 1 : end;
-            for (int h = 0; h < a->group; h++) {
-                room.row[r * a->group + h].lo = lo;
-                room.row[r * a->group + h].hi = hi;
-            }
-        }
+        bool whole = all_from <= b * ATTEND_BLOCK && (b + 1) * ATTEND_BLOCK <= all_to;
+        if (!all || !whole)
+            look(a, &s, ch.rows, length, first, b, &begin, &end);
+        all = whole;
         if (begin < end)
-            a->block(room.row + begin * a->group, (end - begin) * a->group, a->k + at, a->v + at, a->stride, hd,
-                     a->scale);
+            a->isa->block(&s, begin * a->group, end * a->group, a->k + at, a->v + at, a->stride, hd, a->scale);
     }
-    for (int r = 0; r < ch.rows; r++)
-        for (int h = 0; h < a->group; h++) {
-            const float *st = room.state + (r * a->group + h) * size;
-            finish(a->out + (ch.row + r) * q_width + (int64_t)(head * a->group + h) * hd, st, hd);
-            if (a->lse)
-                a->lse[(int64_t)(ch.row + r) * a->heads + head * a->group + h] = st[0] + logf(st[1]);
-        }
+    for (int r = 0; r < ch.rows * a->group; r++) {
+        int64_t to_row = (int64_t)(ch.row + r / a->group) * a->heads + head * a->group + r % a->group;
+        a->isa->finish(a->out + to_row * hd, s.acc + r * s.width, s.sum[r], hd);
+        if (a->lse)
+            a->lse[to_row] = s.max[r] + logf(s.sum[r]);
+    }
 }
 
 /* Cuts every sequence's rows into chunks; late chunks see most and go first. */
@@ -156,7 +175,7 @@ static int cut(struct attention *a, int nseq, int rows, int64_t *cost)
         int length = a->context ? a->context[s] : end - begin;
         *cost += (int64_t)(end - begin) * length * a->heads * a->hd;
         for (int row = end; row > begin;) {
-            int take = min_int(row - begin, CHUNK_ROWS);
+            int take = min_int(row - begin, a->chunk_rows);
             row -= take;
             chunk[n++] = (struct chunk){ s, row, take };
         }
@@ -165,24 +184,25 @@ static int cut(struct attention *a, int nseq, int rows, int64_t *cost)
     return n;
 }
 
-static attend_block *block_of(const struct cpu *c)
+static const struct attend_isa *isa_of(const struct cpu *c)
 {
 #if defined(__x86_64__)
     if (c->isa == CPU_AVX512)
-        return attend_block_avx512;
+        return &attend_avx512;
     if (c->isa == CPU_AVX2)
-        return attend_block_avx2;
+        return &attend_avx2;
 #endif
     (void)c;
-    return attend_block_base;
+    return &attend_base;
 }
 
 static void run(struct cpu *c, struct attention *a, int nseq, int rows)
 {
     a->c = c;
-    a->block = block_of(c);
+    a->isa = isa_of(c);
     a->group = a->heads / a->kv_heads;
-    size_t bytes = room_bytes(CHUNK_ROWS * a->group, a->hd);
+    a->chunk_rows = max_int(1, min_int(CHUNK_ROWS, CHUNK_FLOATS / a->hd) / a->group);
+    size_t bytes = room_bytes(a->chunk_rows * a->group, a->hd);
     for (int t = 0; t < c->threads; t++)
         if (!cpu_scratch(c, t, bytes, "attention"))
             return;

@@ -97,18 +97,25 @@ void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct
 
 /* ---- attention; see attend_impl.h ---- */
 
-/* One query row and head on its way through the blocks. */
-struct query {
-    const float *q;
-    float *state;   /* the largest score so far, the sum of the weights, hd accumulators */
-    int32_t lo, hi; /* positions of the block that it sees: 0 <= lo < hi <= ATTEND_BLOCK */
-    float decay;    /* of the accumulators in this block */
-    float *p;       /* [ATTEND_BLOCK] scores, then weights */
+/* Query rows of one head on their way through the blocks. */
+struct queries {
+    const float **q;  /* [n] */
+    float *p;         /* [n, ATTEND_BLOCK] scores, then weights */
+    float *acc;       /* [n, width] weighted sums of values */
+    float *max, *sum; /* [n] the largest score so far, the sum of the weights */
+    float *decay;     /* [n] of the accumulators in this block */
+    int32_t *lo, *hi; /* [n] positions of the block that a row sees: 0 <= lo < hi <= ATTEND_BLOCK */
+    float *turned;    /* [hd, ATTEND_BLOCK] room for keys */
+    int64_t width;
 };
 
-typedef void attend_block(struct query *rows, int n, const float *k, const float *v, int64_t stride, int hd,
-                          float scale);
-attend_block attend_block_base, attend_block_avx2, attend_block_avx512;
+struct attend_isa {
+    /* rows begin .. end-1 against a block */
+    void (*block)(const struct queries *s, int begin, int end, const float *k, const float *v, int64_t stride, int hd,
+                  float scale);
+    void (*finish)(float *out, const float *acc, float sum, int hd);
+};
+extern const struct attend_isa attend_base, attend_avx2, attend_avx512;
 
 void fast_attend(struct cpu *c, const struct attend_args *a);
 /* lse: [rows, heads] log-sum-exp of each row's scores, for the way back; or NULL */

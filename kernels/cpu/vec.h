@@ -95,6 +95,29 @@ INLINE v8 sums8(const v8 a[8])
 #endif
 }
 
+/* Eight vectors of eight: row and column change places. */
+INLINE void turn8(v8 a[8])
+{
+    v8 b[8], c[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            c[i + 2 * j] = __builtin_shufflevector(b[i + j], b[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            c[i + 2 * j + 1] = __builtin_shufflevector(b[i + j], b[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        a[i] = __builtin_shufflevector(c[i], c[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        a[i + 4] = __builtin_shufflevector(c[i], c[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
 INLINE float max_lane(v8 v)
 {
     float m = v[0];
@@ -114,13 +137,33 @@ INLINE float max_lanes(v8 v) /* the same, in three steps */
 #endif
 }
 
+/* The greatest lane of each of eight vectors. */
+INLINE v8 maxes8(const v8 a[8])
+{
+#ifdef __AVX2__
+    v8 b[4], c[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        b[i] = max8(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x88), _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xdd));
+    for (int i = 0; i < 2; i++)
+        c[i] = max8(_mm256_shuffle_ps(b[2 * i], b[2 * i + 1], 0x88), _mm256_shuffle_ps(b[2 * i], b[2 * i + 1], 0xdd));
+    return max8(_mm256_permute2f128_ps(c[0], c[1], 0x20), _mm256_permute2f128_ps(c[0], c[1], 0x31));
+#else
+    v8 m = { 0 };
+    for (int i = 0; i < 8; i++)
+        m[i] = max_lane(a[i]);
+    return m;
+#endif
+}
+
+#define EXP_MAGIC 0x1.8p23f /* adding it rounds to an integer that can be read from the low bits */
+
 /* e^x within 1.1 ulp (rows_test.c measures it); 0 below -87.33, where the result would be subnormal,
  * infinity above 88.72. Cody and Waite's reduction, the polynomial of Cephes' expf. */
 INLINE v8 exp8(v8 x)
 {
-    const float magic = 0x1.8p23f; /* adding it rounds to an integer that can be read from the low bits */
-    v8 t = fma8(x, splat(0x1.715476p+0f), splat(magic));
-    v8 n = t - splat(magic);
+    v8 t = fma8(x, splat(0x1.715476p+0f), splat(EXP_MAGIC));
+    v8 n = t - splat(EXP_MAGIC);
     v8 r = fma8(n, splat(-0.693359375f), x);
     r = fma8(n, splat(2.12194440e-4f), r);
     v8 p = splat(1.9875691500e-4f);
