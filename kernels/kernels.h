@@ -178,6 +178,10 @@ struct device {
     /* y = x W^T + bias, or y += x W^T + bias. bias F32 [N] may be NULL. */
     void (*linear)(struct device *d, struct tensor *y /* F32 [T, N] */, const struct tensor *x /* F32 [T, K] */,
                    const struct weight *w /* [N, K] */, const struct tensor *bias, int rows, bool add);
+    /* A block of y = x W^T, with the same bits: rows row .. row+rows-1, columns col .. col+cols-1. Around it an element
+     * may get its product too, or stay as it is. */
+    void (*linear_block)(struct device *d, struct tensor *y /* F32 [T, N] */, const struct tensor *x /* F32 [T, K] */,
+                         const struct weight *w /* [N, K] */, int row, int rows, int col, int cols);
     void (*rmsnorm)(struct device *d, struct tensor *y, const struct tensor *x /* F32 [T, D] */,
                     const struct tensor *g /* F32 [D] */, float eps, int rows, int cols);
     void (*layernorm)(struct device *d, struct tensor *y, const struct tensor *x, const struct tensor *g,

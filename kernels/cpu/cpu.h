@@ -59,6 +59,8 @@ struct cpu_ops {
                   bool add);
     void (*linear)(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
                    int rows, bool add);
+    void (*linear_block)(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, int row, int rows,
+                         int col, int cols);
     void (*rmsnorm)(struct cpu *c, float *y, const float *x, const float *g, float eps, int rows, int cols);
     void (*layernorm)(struct cpu *c, float *y, const float *x, const float *g, const float *b, float eps, int rows,
                       int cols);

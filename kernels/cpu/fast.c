@@ -210,7 +210,7 @@ static void logprobs(struct cpu *c, float *logprob, float *entropy, int32_t *bes
 void fast_init(struct cpu_ops *ops)
 {
     *ops = (struct cpu_ops){
-        embed,       fast_linear, rmsnorm,     layernorm,          add,      silu_mul,    gelu,
-        gather_rows, rope,        fast_attend, fast_attend_varlen, logprobs, fast_sample,
+        embed, fast_linear, fast_linear_block,  rmsnorm,  layernorm,   add, silu_mul, gelu, gather_rows,
+        rope,  fast_attend, fast_attend_varlen, logprobs, fast_sample,
     };
 }

@@ -94,6 +94,8 @@ static inline const struct train_isa *train_isa_of(const struct cpu *c)
 
 void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
                  int rows, bool add);
+void fast_linear_block(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, int row, int rows,
+                       int col, int cols);
 
 /* ---- attention; see attend_impl.h ---- */
 

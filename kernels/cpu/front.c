@@ -78,6 +78,17 @@ static void linear(struct device *d, struct tensor *y, const struct tensor *x, c
         c->ops.linear(c, y, x, (struct weight *)(uintptr_t)w, bias, rows, add);
 }
 
+static void linear_block(struct device *d, struct tensor *y, const struct tensor *x, const struct weight *w, int row,
+                         int rows, int col, int cols)
+{
+    struct cpu *c = (struct cpu *)d;
+    WANT("linear_block", row >= 0 && rows >= 0 && is(y, DTYPE_F32, row + rows, w->rows));
+    WANT("linear_block", is(x, DTYPE_F32, row + rows, w->cols) && y->data != x->data);
+    WANT("linear_block", col >= 0 && cols >= 0 && col <= w->rows - cols);
+    if (!c->failed && rows > 0 && cols > 0) /* packing, as in linear */
+        c->ops.linear_block(c, y, x, (struct weight *)(uintptr_t)w, row, rows, col, cols);
+}
+
 static void rmsnorm(struct device *d, struct tensor *y, const struct tensor *x, const struct tensor *g, float eps,
                     int rows, int cols)
 {
@@ -264,6 +275,7 @@ void cpu_front_init(struct device *d)
 {
     d->embed = embed;
     d->linear = linear;
+    d->linear_block = linear_block;
     d->rmsnorm = rmsnorm;
     d->layernorm = layernorm;
     d->add = add;

@@ -25,7 +25,7 @@ struct gemm {
     float *y;
     bool add;
     int64_t n, k, rows;
-    int64_t tiles, tiles_per_block, panels, panels_per_piece, pieces_per_block;
+    int64_t tiles, tiles_per_block, first_panel, panels, panels_per_piece, pieces_per_block;
     int64_t k_block; /* even, for bf16 words */
     int widest;      /* log2 of the panels that one tile takes */
 };
@@ -104,7 +104,7 @@ static void piece(void *arg, int i, int thread)
     while (p < end) {
         while ((int64_t)1 << width > end - p)
             width--;
-        strip(g, t0, t1, p, width, g->c->scratch[thread].p);
+        strip(g, t0, t1, g->first_panel + p, width, g->c->scratch[thread].p);
         p += (int64_t)1 << width;
     }
 }
@@ -150,6 +150,16 @@ static const struct gemm_isa *isa_of(const struct cpu *c)
     return &gemm_base;
 }
 
+static void multiply(struct gemm *g)
+{
+    struct cpu *c = g->c;
+    int64_t pieces = plan(g);
+    for (int t = 0; t < c->threads; t++)
+        if (!cpu_scratch(c, t, sizeof(struct room), "product"))
+            return;
+    pool_run(g->rows * g->k * min64(g->n, g->panels * PANEL) < SERIAL_MACS ? NULL : c->pool, (int)pieces, piece, g);
+}
+
 void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
                  int rows, bool add)
 {
@@ -160,9 +170,19 @@ void fast_linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct
     g.k = w->cols;
     g.rows = rows;
     g.panels = ceil_div(g.n, PANEL);
-    int64_t pieces = plan(&g);
-    for (int t = 0; t < c->threads; t++)
-        if (!cpu_scratch(c, t, sizeof(struct room), "product"))
-            return;
-    pool_run(g.rows * g.k * g.n < SERIAL_MACS ? NULL : c->pool, (int)pieces, piece, &g);
+    multiply(&g);
+}
+
+/* Whole panels: that is why the columns around the block get their product too. */
+void fast_linear_block(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, int row, int rows,
+                       int col, int cols)
+{
+    if (!weight_pack(c, w))
+        return;
+    struct gemm g = { .c = c, .isa = isa_of(c), .w = w, .n = w->rows, .k = w->cols, .rows = rows };
+    g.x = f32(x) + row * g.k;
+    g.y = f32(y) + row * g.n;
+    g.first_panel = col / PANEL;
+    g.panels = ceil_div(col + cols, PANEL) - g.first_panel;
+    multiply(&g);
 }

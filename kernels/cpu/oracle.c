@@ -23,15 +23,15 @@ static void embed(struct cpu *c, struct tensor *y, const struct weight *table, c
     free(row);
 }
 
-static void linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
-                   int rows, bool add)
+/* Rows from .. end-1, columns first .. last-1 of the product. */
+static void product(struct tensor *y, const struct tensor *x, const struct weight *w, const struct tensor *bias,
+                    int64_t from, int64_t end, int64_t first, int64_t last, bool add)
 {
-    (void)c;
     int64_t n_out = w->rows, k_in = w->cols;
     float *row = xcalloc((size_t)k_in, sizeof *row);
-    for (int64_t n = 0; n < n_out; n++) {
+    for (int64_t n = first; n < last; n++) {
         weight_row(w, n, row);
-        for (int64_t t = 0; t < rows; t++) {
+        for (int64_t t = from; t < end; t++) {
             double sum = bias ? f32(bias)[n] : 0;
             for (int64_t k = 0; k < k_in; k++)
                 sum += (double)f32(x)[t * k_in + k] * row[k];
@@ -40,6 +40,20 @@ static void linear(struct cpu *c, struct tensor *y, const struct tensor *x, stru
         }
     }
     free(row);
+}
+
+static void linear(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, const struct tensor *bias,
+                   int rows, bool add)
+{
+    (void)c;
+    product(y, x, w, bias, 0, rows, 0, w->rows, add);
+}
+
+static void linear_block(struct cpu *c, struct tensor *y, const struct tensor *x, struct weight *w, int row, int rows,
+                         int col, int cols)
+{
+    (void)c;
+    product(y, x, w, NULL, row, row + rows, col, col + cols, false);
 }
 
 static void rmsnorm_row(float *y, const float *x, const float *g, float eps, int n)
@@ -382,5 +396,6 @@ static void sample(struct cpu *c, const struct sample_args *a)
 }
 
 const struct cpu_ops cpu_oracle_ops = {
-    embed, linear, rmsnorm, layernorm, add, silu_mul, gelu, gather_rows, rope, attend, attend_varlen, logprobs, sample,
+    embed, linear,      linear_block, rmsnorm, layernorm,     add,      silu_mul,
+    gelu,  gather_rows, rope,         attend,  attend_varlen, logprobs, sample,
 };

@@ -430,6 +430,18 @@ static void add_row(device *d, tensor *y, const weight *table, const tensor *ids
     embed_or_add(d, y, table, ids, rows, true, "add_row");
 }
 
+/* Takes what is missing in o (scratch) and enqueues it. */
+static void multiply(cuda *c, linear_op o)
+{
+    size_t bytes = static_cast<size_t>(o.rows) * static_cast<size_t>(o.k) * 2;
+    o.scratch = o.w_bf16 ? scratch(c, bytes) : nullptr;
+    if (c->failed)
+        return;
+    err e;
+    note(c, rt_linear(c->r, o, &e), e);
+    launched(c);
+}
+
 static void linear(device *d, tensor *y, const tensor *x, const weight *w, const tensor *bias, int rows, bool add)
 {
     cuda *c = of(d);
@@ -437,16 +449,29 @@ static void linear(device *d, tensor *y, const tensor *x, const weight *w, const
     WANT("linear", !bias || holds(bias, DTYPE_F32, w->rows));
     if (!alive(c) || rows <= 0)
         return;
-    void *rounded = w->bf16 ? scratch(c, static_cast<size_t>(rows) * static_cast<size_t>(w->cols) * 2) : nullptr;
-    if (c->failed)
+    multiply(c, { f32(y), f32(x), w->data, w->bf16, f32(bias), rows, static_cast<int>(w->rows),
+                  static_cast<int>(w->cols), add, nullptr, w->rows });
+}
+
+/* The block grows until it begins where cuBLASLt's fast algorithms want it: at 64 columns (256 bytes), and at the first
+ * row where rows are not multiples of that. */
+static void linear_block(device *d, tensor *y, const tensor *x, const weight *w, int row, int rows, int col, int cols)
+{
+    cuda *c = of(d);
+    WANT("linear_block", row >= 0 && rows >= 0 && is(y, DTYPE_F32, row + rows, w->rows));
+    WANT("linear_block", is(x, DTYPE_F32, row + rows, w->cols) && y->data != x->data);
+    WANT("linear_block", col >= 0 && cols >= 0 && col <= w->rows - cols);
+    if (!alive(c) || rows <= 0 || cols <= 0)
         return;
-    err e;
-    linear_op o = {
-        f32(y), f32(x), w->data, w->bf16, f32(bias), rows, static_cast<int>(w->rows), static_cast<int>(w->cols),
-        add,    rounded
-    };
-    note(c, rt_linear(c->r, o, &e), e);
-    launched(c);
+    int64_t first = col / 64 * 64, end = (col + cols + 63) / 64 * 64, n = w->rows, k = w->cols;
+    end = end < n ? end : n;
+    if (n % 64 || k % 64) {
+        rows += row;
+        row = 0;
+    }
+    const char *from = static_cast<const char *>(w->data) + first * k * (w->bf16 ? 2 : 4);
+    multiply(c, { f32(y) + row * n + first, f32(x) + row * k, from, w->bf16, nullptr, rows,
+                  static_cast<int>(end - first), static_cast<int>(k), false, nullptr, n });
 }
 
 static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, float eps, int rows, int cols)
@@ -770,6 +795,7 @@ static void fill_table(device *d)
     d->close = close_device;
     d->embed = embed;
     d->linear = linear;
+    d->linear_block = linear_block;
     d->rmsnorm = rmsnorm;
     d->layernorm = layernorm;
     d->add = add;

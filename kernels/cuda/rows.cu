@@ -191,7 +191,8 @@ void op_add_bias(stream_t st, float *y, const float *bias, int rows, int cols)
 
 template <class T>
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    linear_flat(float *y, const float *x, const T *w, const float *bias, int64_t total, int n, int k, bool add)
+    linear_flat(float *y, const float *x, const T *w, const float *bias, int64_t total, int n, int64_t ldy, int k,
+                bool add)
 {
     int64_t i = flat_index();
     if (i >= total)
@@ -203,21 +204,22 @@ static __global__ void __launch_bounds__(FLAT_THREADS)
         sum = fmaf(sizeof(T) == 2 ? float_of_bf16(bf16_of_float(xr[j])) : xr[j], as_float(wr[j]), sum);
     if (bias)
         sum += bias[i % n];
-    y[i] = add ? y[i] + sum : sum;
+    float *to = y + i / n * ldy + i % n;
+    *to = add ? *to + sum : sum;
 }
 
 void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows,
-                     int n, int k, bool add)
+                     int n, int64_t ldy, int k, bool add)
 {
     int64_t total = static_cast<int64_t>(rows) * n;
     if (total <= 0)
         return;
     if (w_bf16)
         LAUNCH((linear_flat<bf16>), flat_blocks(total), FLAT_THREADS, 0, st, y, x, static_cast<const bf16 *>(w), bias,
-               total, n, k, add);
+               total, n, ldy, k, add);
     else
         LAUNCH((linear_flat<float>), flat_blocks(total), FLAT_THREADS, 0, st, y, x, static_cast<const float *>(w), bias,
-               total, n, k, add);
+               total, n, ldy, k, add);
 }
 
 /* ---- q/k norm, rotation, append: one block a token, a warp takes head after head ---- */

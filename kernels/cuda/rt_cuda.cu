@@ -16,6 +16,7 @@ enum { PLANS = 512 };
 /* One shape that has been multiplied before: heuristics cost more than a small multiplication. */
 struct plan {
     int rows, n, k;
+    int64_t ldy;
     bool bf16, bias, add, usable;
     cublasLtMatmulAlgo_t algo;
 };
@@ -281,7 +282,7 @@ static bool matmul_make(matmul *m, const linear_op &o)
               !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) &&
               !cublasLtMatrixLayoutCreate(&m->w, in, k, n, o.k) &&
               !cublasLtMatrixLayoutCreate(&m->x, in, k, rows, o.k) &&
-              !cublasLtMatrixLayoutCreate(&m->y, CUDA_R_32F, n, rows, o.n);
+              !cublasLtMatrixLayoutCreate(&m->y, CUDA_R_32F, n, rows, o.ldy);
     if (ok && o.bias)
         ok = !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
              !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o.bias, sizeof o.bias);
@@ -292,14 +293,14 @@ static plan *find_plan(rt *r, const linear_op &o, const matmul &m)
 {
     for (int i = 0; i < r->nplans; i++) {
         plan *p = &r->plans[i];
-        if (p->rows == o.rows && p->n == o.n && p->k == o.k && p->bf16 == o.w_bf16 && p->bias == (o.bias != nullptr) &&
-            p->add == o.add)
+        if (p->rows == o.rows && p->n == o.n && p->k == o.k && p->ldy == o.ldy && p->bf16 == o.w_bf16 &&
+            p->bias == (o.bias != nullptr) && p->add == o.add)
             return p;
     }
     if (r->nplans == PLANS) /* many different prompt lengths: begin again */
         r->nplans = 0;
     plan *p = &r->plans[r->nplans++];
-    *p = plan{ o.rows, o.n, o.k, o.w_bf16, o.bias != nullptr, o.add, false, {} };
+    *p = plan{ o.rows, o.n, o.k, o.ldy, o.w_bf16, o.bias != nullptr, o.add, false, {} };
     cublasLtMatmulPreference_t preference = nullptr;
     cublasLtMatmulHeuristicResult_t found;
     int n = 0;
@@ -331,7 +332,7 @@ int rt_linear(rt *r, const linear_op &o, err *e)
         status = cublasLtMatmul(r->lt, m.desc, &one, o.w, m.w, x, m.x, &beta, o.y, m.y, o.y, m.y, &p->algo,
                                 r->workspace, WORKSPACE, r->stream);
     } else { /* rows of odd length have no algorithm */
-        op_linear_plain(r->stream, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.k, o.add);
+        op_linear_plain(r->stream, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.ldy, o.k, o.add);
     }
     matmul_free(&m);
     if (status != CUBLAS_STATUS_SUCCESS)

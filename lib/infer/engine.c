@@ -124,6 +124,7 @@ static int open_host(struct engine *g, struct err *e)
     g->part_context = xcalloc(batch, sizeof *g->part_context);
     g->part_begin = xcalloc(batch, sizeof *g->part_begin);
     g->decode_slot = xcalloc(batch, sizeof *g->decode_slot);
+    g->head_group = xcalloc(batch, sizeof *g->head_group);
     g->sent_slot = xcalloc(batch, sizeof *g->sent_slot);
     g->scratch = xcalloc(batch + 1, sizeof *g->scratch);
     g->count_scratch = xcalloc((size_t)g->config->vocab, sizeof *g->count_scratch);
@@ -141,9 +142,9 @@ static int open_host(struct engine *g, struct err *e)
 
 static void free_host(struct engine *g)
 {
-    void *all[] = { g->table,      g->slot,      g->live,        g->rows_id,     g->rows_table,
-                    g->rows_cache, g->part_slot, g->part_begin,  g->sent_slot,   g->part_context,
-                    g->scratch,    g->got_id,    g->decode_slot, g->got_logprob, g->count_scratch };
+    void *all[] = { g->table,       g->slot,        g->live,          g->rows_id,      g->rows_table, g->rows_cache,
+                    g->part_slot,   g->part_begin,  g->sent_slot,     g->part_context, g->scratch,    g->got_id,
+                    g->decode_slot, g->got_logprob, g->count_scratch, g->head_group };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     for (int i = 0; i <= MAX_READ_DELAY; i++) {

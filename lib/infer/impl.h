@@ -3,6 +3,7 @@
  * engine.c   opening, submitting, results, numbers
  * schedule.c who runs: choosing, giving pages, preempting, planning a step's rows
  * step.c     one step: enqueueing the plan, reading tokens late, ending sequences
+ * head.c     which columns of the head a step needs
  * pages.c    pages of the cache        stop.c   stop strings
  *
  * One rule makes it simple: a prompt's last token is not prefilled. Prefill computes keys and values of all tokens but
@@ -24,6 +25,7 @@ struct stop_scan;
 enum {
     MAX_READ_DELAY = 2,
     CHOOSE_WINDOW = 256, /* waiting requests among which the longest is started first */
+    HEAD_GROUPS = 4,     /* sets of columns that a step tells apart; what comes after them gets all columns */
 };
 
 /* A submitted prompt; lives until its last sample has finished. */
@@ -57,6 +59,7 @@ struct seq {
     int cached;             /* positions whose keys and values are computed by what is enqueued */
     int npages;             /* entries of its row of the page table */
     bool long_list;         /* rotated by the long list (longrope) */
+    int phase;              /* after the tokens received */
     struct hash128 name;    /* of its last named page */
     int named;              /* pages of the prompt named so far */
     struct stop_scan *scan; /* NULL: no stop strings */
@@ -105,8 +108,11 @@ struct engine {
     int nrows;
     int32_t *part_slot, *part_context, *part_begin; /* [batch] prompts of this step: slot, positions, first row */
     int nparts;
-    int32_t *decode_slot; /* [batch] decoding slots of this step */
+    int32_t *decode_slot; /* [batch] decoding slots of this step, those of a head group side by side */
     int ndecode;
+    int32_t *head_group; /* [batch] of each decoding row, while they are sorted */
+    struct logit_block head_block[HEAD_GROUPS * (SAMPLE_STOP_IDS + 1)];
+    int nhead_blocks;
     int32_t *sent_slot;     /* [batch] what slot_of holds */
     int32_t *scratch;       /* [batch + 1] */
     int32_t *count_scratch; /* [vocab] */
@@ -135,6 +141,9 @@ void seq_leave(struct engine *g, struct seq *s);
 void seq_free(struct seq *s);
 void request_drop(struct request *q); /* one sample less; frees after the last */
 
+/* The steps under way for this sequence are forgotten: it goes on from its newest token. */
+void seq_rewind(struct engine *g, struct seq *s);
+
 static inline int seq_total(const struct seq *s)
 {
     return s->req->n_prompt + s->issued; /* tokens that exist when the next step begins */
@@ -144,6 +153,10 @@ static inline bool has_penalties(const struct gen_params *p)
 {
     return p->presence != 0 || p->frequency != 0 || p->repetition != 1;
 }
+
+/* ---- head.c ---- */
+void plan_head(struct engine *g);               /* sorts decode_slot, fills head_block */
+bool head_is_whole(const struct gen_params *p); /* does it need all columns whatever its phase? */
 
 /* ---- step.c ---- */
 int enqueue_step(struct engine *g, struct err *e); /* what schedule() planned */

@@ -184,7 +184,7 @@ static void fill_slot(const struct engine *g, const struct seq *s, struct sample
         .lo = { p->lo[0], p->lo[1] },
         .hi = { p->hi[0] < g->config->vocab ? p->hi[0] : g->config->vocab,
                 p->hi[1] < g->config->vocab ? p->hi[1] : g->config->vocab },
-        .phase = p->phase,
+        .phase = s->phase,
         .flip_id = p->flip_id,
         .flip_bias = p->flip_bias,
         .key = { r.key[0], r.key[1] },
@@ -199,9 +199,6 @@ static void fill_slot(const struct engine *g, const struct seq *s, struct sample
     memcpy(out->never, p->never, sizeof out->never);
     for (int i = 0; i < SAMPLE_STOP_IDS; i++)
         out->stop[i] = i < p->n_stop ? p->stop_ids[i] : -1;
-    for (int i = 0; i < s->n; i++)
-        if (s->ids[i] == p->flip_id)
-            out->phase = 1;
 }
 
 /* The row of counts is only looked at through the penalties: without them it may hold anything. */
@@ -218,6 +215,23 @@ static void write_counts(struct engine *g, const struct seq *s)
     for (int i = 0; i < s->n; i++)
         g->count_scratch[s->ids[i]]++;
     g->device->tensor_write(g->device, g->counts, (size_t)s->slot * vocab, g->count_scratch, vocab);
+}
+
+/* The slot goes on from the tokens received; what was enqueued for it before is dropped when it is read. */
+static void send_state(struct engine *g, struct seq *s)
+{
+    struct sample_slot state;
+    fill_slot(g, s, &state);
+    s->run = ++g->next_run;
+    g->device->tensor_write(g->device, g->slots, (size_t)s->slot * sizeof state, &state, sizeof state);
+    if (g->counts)
+        write_counts(g, s);
+}
+
+void seq_rewind(struct engine *g, struct seq *s)
+{
+    s->issued = s->n;
+    send_state(g, s);
 }
 
 /* Whole pages of its prompt that a prefill computes. */
@@ -269,16 +283,11 @@ static bool seq_enter(struct engine *g, struct seq *s, int slot)
     s->long_list = turn != 0;
     if (!take_pages(g, s, slot))
         return false;
-    struct sample_slot state;
-    fill_slot(g, s, &state);
     s->slot = slot;
-    s->run = ++g->next_run;
-    d->tensor_write(d, g->slots, (size_t)slot * sizeof state, &state, sizeof state);
+    send_state(g, s);
     d->tensor_write(d, g->rope_offset, (size_t)slot, &turn, 1);
     size_t row = (size_t)slot * (size_t)g->max_pages;
     d->tensor_write(d, g->page_table, row, g->table + row, (size_t)s->npages);
-    if (g->counts)
-        write_counts(g, s);
     g->slot[slot] = s;
     int at = g->nlive++;
     for (; at > 0 && g->live[at - 1]->order > s->order; at--)
@@ -311,7 +320,7 @@ static struct seq *seq_new(struct engine *g, struct request *q, struct err *e)
 {
     struct seq *s = xcalloc(1, sizeof *s);
     size_t limit = (size_t)(q->limit ? q->limit : 1);
-    *s = (struct seq){ .req = q, .sample_index = q->next_sample, .slot = -1 };
+    *s = (struct seq){ .req = q, .sample_index = q->next_sample, .slot = -1, .phase = q->params.phase };
     s->ids = malloc(limit * sizeof *s->ids);
     s->logprobs = q->params.logprobs ? malloc(limit * sizeof *s->logprobs) : NULL;
     if (!s->ids || (q->params.logprobs && !s->logprobs)) {
@@ -387,5 +396,6 @@ static int plan_prompts(struct engine *g, struct err *e)
 int schedule(struct engine *g, struct err *e)
 {
     plan_decode(g);
+    plan_head(g);
     return plan_prompts(g, e);
 }

@@ -101,6 +101,8 @@ int enqueue_step(struct engine *g, struct err *e)
         .context = g->context,
         .logit_rows = g->ndecode,
         .logits = g->logits,
+        .block = g->head_block,
+        .nblocks = g->nhead_blocks,
     };
     model_forward(g->model, &g->kv, &b);
     g->stats.steps++;
@@ -168,12 +170,16 @@ static int receive(struct engine *g, struct seq *s, int32_t id, float logprob, s
     if (s->logprobs)
         s->logprobs[s->n] = logprob;
     s->ids[s->n++] = id;
+    bool flips = id == q->params.flip_id && s->phase == 0;
+    s->phase |= flips;
     if (s->scan && stop_scan_add(s->scan, id, &hit, e) < 0)
         return err_prefix(e, "%s", q->source_id);
     if (hit >= 0)
         finish_with_string(g, s, hit);
     else if (s->n == q->limit)
         finish(g, s, GEN_LENGTH, -1);
+    else if (flips && s->issued > s->n && !head_is_whole(&q->params))
+        seq_rewind(g, s); /* what is under way has the columns of the phase before */
     return 0;
 }
 

@@ -128,7 +128,11 @@ void model_forward(struct model *m, struct kv_cache *kv, const struct model_batc
         }
         d->rmsnorm(d, m->s.xn, x, m->norm, m->c.eps, n, m->c.hidden);
         dump_tensor(m->dump, "norm", -1, m->s.xn, n);
-        d->linear(d, b->logits, m->s.xn, m->head, NULL, n, false);
+        if (b->nblocks == 0)
+            d->linear(d, b->logits, m->s.xn, m->head, NULL, n, false);
+        for (int i = 0; i < b->nblocks; i++)
+            d->linear_block(d, b->logits, m->s.xn, m->head, b->block[i].row, b->block[i].rows, b->block[i].col,
+                            b->block[i].cols);
         dump_tensor(m->dump, "logits", -1, b->logits, n);
     } else if (b->keep) {
         d->rmsnorm(d, m->s.xn, m->s.x, m->norm, m->c.eps, b->rows, m->c.hidden);

@@ -88,6 +88,11 @@ size_t kv_page_bytes(const struct model *m); /* of all layers together */
 int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, struct err *e);
 void kv_cache_close(struct kv_cache *kv, const struct model *m);
 
+/* Rows row .. row+rows-1 of the logits, columns col .. col+cols-1. */
+struct logit_block {
+    int row, rows, col, cols;
+};
+
 struct model_batch {
     int rows; /* T, at most the max_rows of model_reserve */
     int nseq;
@@ -101,6 +106,8 @@ struct model_batch {
     int logit_rows;                   /* how many rows want logits; 0: none */
     const struct tensor *logit_index; /* I32 [logit_rows]: which rows; NULL: rows 0..logit_rows-1 */
     struct tensor *logits;            /* F32 [>= logit_rows, V] */
+    const struct logit_block *block;  /* [nblocks] what of the logits is wanted: the rest holds anything finite */
+    int nblocks;                      /* 0: all of it */
     bool keep;                        /* logit_rows 0: model_logits gives logits of these rows afterwards */
 };
 

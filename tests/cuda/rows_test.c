@@ -141,6 +141,24 @@ static void weights_drop(struct device *d, struct device *o, struct weights *w)
     free(w->bytes);
 }
 
+/* Around the block stands the product already: there it may be written again, or not. */
+static void check_block(struct device *d, struct device *o, const struct weights *w, const struct both *x, int rows,
+                        int n)
+{
+    struct err e;
+    int row = rows / 2, col = n / 3;
+    struct both y = put(d, o, DTYPE_F32, rows, n, NULL);
+    float *whole = xcalloc((size_t)(rows * n), sizeof *whole);
+    o->linear(o, y.o, x->o, w->o, NULL, rows, false);
+    assert_ok(o->tensor_read(o, y.o, 0, whole, (size_t)(rows * n), &e));
+    for (int i = row; i < rows; i++)
+        memset(whole + i * n + col, 0, (size_t)(n - col) * sizeof *whole);
+    d->tensor_write(d, y.d, 0, whole, (size_t)(rows * n));
+    d->linear_block(d, y.d, x->d, w->d, row, rows - row, col, n - col);
+    same_tensors("linear_block", d, y.d, o, y.o, 1e-5, 1e-5);
+    free(whole);
+}
+
 static void embedding_and_linear(struct device *d, struct device *o)
 {
     static const enum dtype types[][2] = {
@@ -162,6 +180,7 @@ static void embedding_and_linear(struct device *d, struct device *o)
                 o->linear(o, y.o, x.o, w.o, form ? bias.o : NULL, rows, form == 2);
                 same_tensors("linear", d, y.d, o, y.o, 1e-5, 1e-5);
             }
+            check_block(d, o, &w, &x, rows, n);
             int32_t ids[9];
             for (int j = 0; j < rows; j++)
                 ids[j] = next_int(&s, n);

@@ -170,11 +170,60 @@ static void test_rows_alone(void **state)
         }
 }
 
+/* A block has the bits of the whole product; around it nothing else is written. */
+static void check_block(struct device *d, const struct problem *p, const float *whole, int row, int rows, int col,
+                        int cols)
+{
+    struct err e = { "" };
+    struct weight_part part = { p->w, p->type, p->n };
+    struct weight *w = NULL;
+    assert_ok(d->weight_new(d, &w, &part, 1, p->k, "test weight", &e));
+    struct tensor *x = floats_of(d, p->m, p->k, p->x), *y = floats_of(d, p->m, p->n, p->y);
+    d->linear_block(d, y, x, w, row, rows, col, cols);
+    float *got = floats_back(d, y);
+    for (int64_t i = 0; i < p->m; i++)
+        for (int64_t j = 0; j < p->n; j++) {
+            int64_t at = i * p->n + j;
+            bool inside = i >= row && i < row + rows && j >= col && j < col + cols;
+            if (memcmp(&got[at], &whole[at], sizeof *got) != 0 &&
+                (inside || memcmp(&got[at], &p->y[at], sizeof *got) != 0))
+                fail_msg("row %d column %d of block %d+%d, %d+%d: %g, expected %g", (int)i, (int)j, row, rows, col,
+                         cols, (double)got[at], (double)whole[at]);
+        }
+    free(got);
+    d->tensor_free(d, x);
+    d->tensor_free(d, y);
+    d->weight_free(d, w);
+}
+
+static void test_blocks(void **state)
+{
+    (void)state;
+    static const int edges[] = { 0, 1, 15, 16, 17, 31, 32, 33, 100, 149, 150 };
+    enum { EDGES = sizeof edges / sizeof *edges };
+    for (int isa = CPU_ORACLE; isa <= CPU_AVX512; isa++) {
+        struct device *d = open_path((enum cpu_isa)isa, 2);
+        for (int type = DTYPE_F32; d && type <= DTYPE_BF16; type++) {
+            struct problem p = problem_of(23, 150, 77, (enum dtype)type, false, false);
+            float *whole = solve(d, &p, 0, p.m);
+            for (int a = 0; a < EDGES; a++)
+                for (int b = a; b < EDGES; b++)
+                    check_block(d, &p, whole, (a * 7) % 23, (b * 5) % (24 - (a * 7) % 23), edges[a],
+                                edges[b] - edges[a]);
+            free(whole);
+            problem_free(&p);
+        }
+        if (d)
+            device_close(d);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_rows_alone),
+        cmocka_unit_test(test_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -312,6 +312,95 @@ static void test_phases(void **state)
     assert_true(flipped > 100 && flipped < MODELS * REQUESTS * SAMPLES);
 }
 
+/* ---- the part of the head that a phase allows ---- */
+
+static int64_t allowed(const struct gen_params *p, int phase, int vocab)
+{
+    int hi = p->hi[phase] < vocab ? p->hi[phase] : vocab;
+    int64_t n = hi - p->lo[phase];
+    for (int i = 0; i < SAMPLE_STOP_IDS; i++)
+        n += p->also[phase][i] >= 0 && (p->also[phase][i] < p->lo[phase] || p->also[phase][i] >= hi);
+    return n;
+}
+
+/* Columns that a sequence's tokens needed, its stop id included. */
+static int64_t needed(const struct gen_params *p, const struct gen_result *r, int vocab)
+{
+    int64_t sum = 0;
+    int phase = p->phase;
+    for (int i = 0; i < r->n + (r->stop_id >= 0); i++) {
+        sum += allowed(p, phase, vocab);
+        if (i < r->n && r->ids[i] == p->flip_id)
+            phase = 1;
+    }
+    return sum;
+}
+
+static void same_tokens(const struct gen_result *a, const struct gen_result *b)
+{
+    assert_int_equal(a->n, b->n);
+    assert_memory_equal(a->ids, b->ids, (size_t)a->n * sizeof *a->ids);
+    assert_int_equal(a->finish, b->finish);
+    assert_int_equal(a->stop_id, b->stop_id);
+}
+
+/* Who wants log-probabilities has the whole head computed: with and without them the tokens must be the same ones,
+ * whatever runs beside and however late a flip is read. */
+static void test_half_head(void **state)
+{
+    (void)state;
+    enum { REQUESTS = 12, SAMPLES = 6, SETS = 4 };
+    int64_t half = 0, whole = 0;
+    for (int k = 0; k < 12; k++) {
+        struct gen_params p[SETS], all[SETS];
+        struct gen_request q[REQUESTS];
+        struct gen_result *r[REQUESTS], *want[REQUESTS];
+        int32_t prompt[REQUESTS];
+        dice = rng_stream(4, "half", 4, (uint32_t)k);
+        int vocab = 40 + roll(160), sets = k < 6 ? 2 : SETS; /* of four sets some find no group any more */
+        struct opened m = open_random(vocab, (uint64_t)(200 + k), 1 + k % 2);
+        for (int i = 0; i < sets; i++) {
+            gen_params_init(&p[i], model_config(m.m));
+            random_phases(&p[i], vocab);
+            p[i].phase = i == 1 && k % 4 == 3; /* thinking is closed already */
+            if (k % 3 == 1)
+                p[i].presence = p[i].repetition = 1.5f;
+            all[i] = p[i];
+            all[i].logprobs = true;
+        }
+        for (int i = 0; i < REQUESTS; i++) {
+            prompt[i] = roll(vocab);
+            q[i] = (struct gen_request){ &prompt[i], 1, SAMPLES, 0, 9, "half", NULL, &all[i % sets] };
+        }
+        struct engine_stats s = run_all(m.m, &(struct engine_options){ .batch = 16 }, q, REQUESTS, want);
+        assert_int_equal(s.logits, s.generated * vocab);
+        for (int delay = 0; delay < 3; delay++) {
+            struct engine_options o = { .batch = 16 + delay, .read_delay = delay };
+            if (k % 2)
+                o.kv_memory = 12 * (int64_t)kv_page_bytes(model_config(m.m));
+            for (int i = 0; i < REQUESTS; i++)
+                q[i].params = &p[i % sets];
+            if (k % 4 == 2) /* neighbours that want everything */
+                q[3].params = &all[3 % sets];
+            s = run_all(m.m, &o, q, REQUESTS, r);
+            int64_t columns = 0;
+            for (int i = 0; i < REQUESTS; i++)
+                for (int j = 0; j < SAMPLES; j++) {
+                    same_tokens(&r[i][j], &want[i][j]);
+                    columns += needed(&p[i % sets], &r[i][j], vocab);
+                }
+            if (delay == 0 && sets == 2 && k % 4 != 2)
+                assert_int_equal(s.logits, columns);
+            half += s.logits;
+            whole += s.generated * vocab;
+            release_all(q, REQUESTS, r);
+        }
+        release_all(q, REQUESTS, want);
+        close_opened(&m);
+    }
+    assert_true(half < whole * 3 / 4);
+}
+
 /* ---- penalties ---- */
 
 static void test_penalties(void **state)
@@ -476,9 +565,13 @@ static void test_waiting_allocates_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_frequencies),   cmocka_unit_test(test_phases),
-        cmocka_unit_test(test_penalties),     cmocka_unit_test(test_stop_strings),
-        cmocka_unit_test(test_no_allocation), cmocka_unit_test(test_waiting_allocates_nothing),
+        cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_half_head),
+        cmocka_unit_test(test_penalties),
+        cmocka_unit_test(test_stop_strings),
+        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_waiting_allocates_nothing),
     };
     return cmocka_run_group_tests_name("infer_sample", tests, NULL, NULL);
 }

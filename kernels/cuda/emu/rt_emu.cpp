@@ -115,6 +115,6 @@ int rt_upload(rt *, void *to, size_t bytes, rt_fill *fill, void *arg, err *)
 
 int rt_linear(rt *, const linear_op &o, err *)
 {
-    op_linear_plain(0, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.k, o.add);
+    op_linear_plain(0, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.ldy, o.k, o.add);
     return 0;
 }
