@@ -344,6 +344,11 @@ static void finish(struct gold_item *it, const struct course *c)
         fault(it, "the model gives no finite log-probability");
 }
 
+int64_t gold_rows(const struct gold *g)
+{
+    return branches_stats(g->branches).computed;
+}
+
 int gold_run(struct gold *g, struct gold_item *const *items, int n, struct err *e)
 {
     struct course *c = xcalloc((size_t)n + 1, sizeof *c);

@@ -18,6 +18,7 @@
 #define LATENT_TASK_GOLD_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "io/reward.h"
 
@@ -34,6 +35,7 @@ struct gold_options {
 int gold_open(struct gold **out, const struct gold_options *o, struct err *e);
 void gold_close(struct gold *g); /* NULL is fine */
 const char *gold_device(const struct gold *g);
+int64_t gold_rows(const struct gold *g); /* that went through the model so far; what items share counts once */
 
 struct gold_item {
     const struct reward_query *query;

@@ -295,6 +295,7 @@ static void score(struct serve *s, struct call **taken, int n)
     s->stats.batches++;
     s->stats.requests += n;
     s->stats.items += items;
+    s->stats.rows = gold_rows(s->gold);
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -43,6 +43,7 @@ void serve_close(struct serve *s); /* NULL is fine */
 
 struct serve_stats {
     int64_t requests, items, batches, refused; /* answered with scores, in how many batches; refused with 4xx, 5xx */
+    int64_t rows;                              /* tokens that went through the model: what items share counts once */
 };
 struct serve_stats serve_stats(struct serve *s);
 

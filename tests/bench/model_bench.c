@@ -27,6 +27,7 @@
 #include "io/hash.h"
 #include "io/safetensors.h"
 #include "kernels/kernels.h"
+#include "model/branch.h"
 #include "model/model.h"
 
 static struct err e;
@@ -295,6 +296,58 @@ static void ask_peer(const char *dir)
     buf_release(&command);
 }
 
+/* ---- the reward server's work ---- */
+
+enum { ITEMS = 32, SHARED = 400, ANSWER = 10 };
+
+/* Best seconds of n sequences scored together, or one call each. */
+static double run_items(struct branches *b, const struct score_seq *q, bool together)
+{
+    double best = 1e9;
+    for (int rep = 0; rep < 5; rep++) {
+        double t = now();
+        if (together)
+            must(branches_run(b, q, ITEMS, &e));
+        for (int i = 0; i < ITEMS && !together; i++)
+            must(branches_run(b, &q[i], 1, &e));
+        t = now() - t;
+        best = t < best ? t : best;
+    }
+    return best;
+}
+
+/* Answers behind one prompt together and one at a time; then items that share nothing, 64 tokens of which the last are
+ * the answer, as a share of the peak (only the answer's rows pass the head). */
+static void bench_reward(struct model *m, const char *name, double limit)
+{
+    const struct model_config *c = model_config(m);
+    static int32_t ids[ITEMS][SHARED + ANSWER];
+    static float logprob[ITEMS][ANSWER];
+    struct score_seq q[ITEMS];
+    struct branches *b;
+    must(branches_open(&b, m, &(struct branches_options){ .positions = 16384, .rows = 512 }, &e));
+    for (int i = 0; i < ITEMS; i++) {
+        for (int k = 0; k < SHARED + ANSWER; k++)
+            ids[i][k] = k < SHARED ? k * 7 % 1000 : (k * 13 + i * 31) % 1000;
+        q[i] = (struct score_seq){ ids[i], SHARED + ANSWER, SHARED, logprob[i], NULL };
+    }
+    double one = run_items(b, q, false), all = run_items(b, q, true);
+    printf("reward\t%s\t%d threads\t%d items, %d tokens shared\t%.1f ms one at a time\t%.1f ms together\t%.1f times\n",
+           name, threads, ITEMS, SHARED, one * 1e3, all * 1e3, one / all);
+    for (int i = 0; i < ITEMS; i++) {
+        for (int k = 0; k < 64; k++)
+            ids[i][k] = (k * 7 + i * 101 + 1) % 1000;
+        q[i] = (struct score_seq){ ids[i], 64, 64 - ANSWER, logprob[i], NULL };
+    }
+    all = run_items(b, q, true);
+    double head = 2.0 * c->vocab * c->hidden;
+    double gflops = ITEMS * (flops_of(c, 63) - head * (63 - ANSWER)) / all * 1e-9;
+    printf(
+        "reward\t%s\t%d threads\t%d items of 64 tokens, nothing shared\t%.1f ms\t%.1f GFLOP/s\tpeak %.1f\tshare %.2f\n",
+        name, threads, ITEMS, all * 1e3, gflops, limit, gflops / limit);
+    branches_close(b);
+}
+
 static void bench_prefill(const struct shape *s, const char *tmp, double limit)
 {
     struct device *d;
@@ -321,6 +374,7 @@ static void bench_prefill(const struct shape *s, const char *tmp, double limit)
            s->name, d->numerics, threads, 512 / best, gflops, limit, gflops / limit, hex);
     free(logits);
     run_close(&r);
+    bench_reward(m, s->name, limit);
     model_close(m);
     device_close(d);
     ask_peer(dir);
