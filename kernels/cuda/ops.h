@@ -22,8 +22,9 @@ void op_gelu(stream_t st, float *y, const float *x, int64_t n);
 void op_gather(stream_t st, float *y, const float *x, const int32_t *index, int n, int cols);
 void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n);
 void op_add_bias(stream_t st, float *y, const float *bias, int rows, int cols);
-/* y [rows, n] = x W^T + bias (or +=), a row of y being ldy long; plain float sums in the order of k: what the emulation multiplies with, and the device
- * where cuBLASLt has no algorithm (rows of odd length). w_bf16: x is rounded to bf16 too, as the tensor cores see it.
+/* y [rows, n] = x W^T + bias (or +=), a row of y being ldy long; plain float sums in the order of k: what the emulation
+ * multiplies with, and the device where cuBLASLt has no algorithm (rows of odd length). w_bf16: x is rounded to bf16
+ * too, as the tensor cores see it.
  */
 void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows,
                      int n, int64_t ldy, int k, bool add);

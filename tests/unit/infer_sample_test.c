@@ -377,7 +377,7 @@ static void test_half_head(void **state)
         for (int delay = 0; delay < 3; delay++) {
             struct engine_options o = { .batch = 16 + delay, .read_delay = delay };
             if (k % 2)
-                o.kv_memory = 12 * (int64_t)kv_page_bytes(model_config(m.m));
+                o.kv_memory = 12 * (int64_t)kv_page_bytes(m.m);
             for (int i = 0; i < REQUESTS; i++)
                 q[i].params = &p[i % sets];
             if (k % 4 == 2) /* neighbours that want everything */
