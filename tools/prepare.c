@@ -16,10 +16,10 @@ static struct {
 
 static const struct opt opts[] = {
     OPT_ROW_GROUP("Options"),
-    OPT_ROW_CHOICE("method", 0, &o.method, "tokenskip|direct|concise",
-                   "from compressed samples, from questions, from samples", OPT_RESULT),
+    OPT_ROW_CHOICE("method", 0, &o.method, "tokenskip|direct|concise|solution",
+                   "from compressed samples, from questions, from samples, from worked questions", OPT_RESULT),
     OPT_ROW_CHOICE("format", 0, &o.format, "tokenskip|xml|paper|tokenskip_paper",
-                   "the assistant's text; by default tokenskip, or xml for the other methods", OPT_RESULT),
+                   "the assistant's text; by default tokenskip, or xml for direct and concise", OPT_RESULT),
     OPT_ROW_ALIAS("response-format", "format"),
     OPT_ROW_ALIAS("prompt-format", "format"),
     OPT_ROW_REALS("ratio", 'r', &o.ratio, "R,...",
@@ -40,11 +40,17 @@ static const struct opt opts[] = {
     OPT_ROW_END,
 };
 
+static enum prepare_method method_of(const char *word)
+{
+    return strcmp(word, "tokenskip") == 0  ? PREPARE_TOKENSKIP
+           : strcmp(word, "direct") == 0   ? PREPARE_DIRECT
+           : strcmp(word, "solution") == 0 ? PREPARE_SOLUTION
+                                           : PREPARE_CONCISE;
+}
+
 static int check_options(struct prepare_spec *s, struct err *e)
 {
-    *s = (struct prepare_spec){ .method = strcmp(o.method, "tokenskip") == 0 ? PREPARE_TOKENSKIP
-                                          : strcmp(o.method, "direct") == 0  ? PREPARE_DIRECT
-                                                                             : PREPARE_CONCISE,
+    *s = (struct prepare_spec){ .method = method_of(o.method),
                                 .family = o.family,
                                 .ratio = o.ratio.v,
                                 .nratio = o.ratio.n,
@@ -56,7 +62,7 @@ static int check_options(struct prepare_spec *s, struct err *e)
                                 .compat = o.compat };
     bool tokenskip = s->method == PREPARE_TOKENSKIP;
     if (!o.format)
-        o.format = tokenskip ? "tokenskip" : "xml";
+        o.format = tokenskip || s->method == PREPARE_SOLUTION ? "tokenskip" : "xml";
     s->format = prompt_format_of(strcmp(o.format, "tokenskip_paper") == 0 ? "tokenskip" : o.format);
     if (tokenskip && s->format == PROMPT_XML)
         return tool_misuse(e, "--method tokenskip and --format xml exclude each other");
@@ -67,6 +73,10 @@ static int check_options(struct prepare_spec *s, struct err *e)
                                           : "--label");
     if (s->method == PREPARE_DIRECT && o.max_tokens >= 0)
         return tool_misuse(e, "--max-cot-tokens: --method direct has no reasoning");
+    if (s->method == PREPARE_SOLUTION && (o.max_tokens >= 0 || o.compat))
+        return tool_misuse(e, "--method solution has no %s",
+                           o.compat ? "--compat: the reference has no such rows"
+                                    : "--max-cot-tokens: questions have no token counts");
     if (tokenskip && o.compat && !o.original)
         return tool_misuse(e, "--compat needs --original FILE: the reference draws in the order of the samples");
     if (o.original && !(tokenskip && o.compat))

@@ -64,14 +64,20 @@ static void put_turn(struct buf *out, const char *role, const char *content, boo
     buf_putc(out, '}');
 }
 
-/* xml brings its own system turn, tokenskip in its own format the plain one; the others have none. */
+/* xml brings its own system turn, tokenskip in its own format the plain one; the others have none. Solutions stand
+ * behind the whole prompt of their format. */
 static const char *system_of(const struct prepare_spec *s, const char *benchmark)
 {
-    if (s->format == PROMPT_XML)
-        return prompt_system(PROMPT_XML, benchmark);
+    if (s->format == PROMPT_XML || s->method == PREPARE_SOLUTION)
+        return prompt_system(s->format, benchmark);
     if (s->method == PREPARE_TOKENSKIP && s->format == PROMPT_TOKENSKIP)
         return prompt_system(PROMPT_TOKENSKIP, benchmark);
     return NULL;
+}
+
+static enum prompt_format user_format(const struct prepare_spec *s)
+{
+    return s->method == PREPARE_TOKENSKIP ? PROMPT_TOKENSKIP : s->method == PREPARE_SOLUTION ? s->format : PROMPT_XML;
 }
 
 static const char *format_name(const struct prepare_spec *s)
@@ -81,7 +87,7 @@ static const char *format_name(const struct prepare_spec *s)
 
 static const char *method_name(const struct prepare_spec *s)
 {
-    static const char *const name[] = { "tokenskip", "concise", "direct" };
+    static const char *const name[] = { "tokenskip", "concise", "direct", "solution" };
     return name[s->method];
 }
 
@@ -93,8 +99,7 @@ static void put_row(struct preparer *p, const char *reasoning, double label, dou
     const char *system = system_of(s, str(&t->benchmark));
     buf_reset(&p->user);
     buf_reset(&p->said);
-    prompt_user(s->method == PREPARE_TOKENSKIP ? PROMPT_TOKENSKIP : PROMPT_XML, str(&t->question), label, p->delimiter,
-                &p->user);
+    prompt_user(user_format(s), str(&t->question), label, p->delimiter, &p->user);
     prompt_assistant(s->format, reasoning, str(&t->answer), s->compat, &p->said);
     buf_puts(out, "{\"messages\": [");
     if (system)
@@ -327,7 +332,7 @@ static int add_compressed(struct preparer *p, const struct rec *r, struct buf *o
     return add_form(t, r, e);
 }
 
-/* ---- concise and direct ---- */
+/* ---- concise, direct and solution ---- */
 
 static int put_concise(struct preparer *p, const struct rec *r, struct buf *out, struct err *e)
 {
@@ -372,11 +377,12 @@ static int add_question(struct preparer *p, const struct rec *r, struct buf *out
     struct trace *t = &p->t;
     if (read_common(t, r, e) < 0)
         return -1;
+    bool worked = p->spec.method == PREPARE_SOLUTION;
     buf_reset(&t->answer);
-    if (rec_text(r, "gold_answer", &t->answer, e) < 0)
+    if (rec_text(r, "gold_answer", &t->answer, e) < 0 || (worked && rec_text(r, "solution", &t->original, e) < 0))
         return -1;
     p->n.traces++;
-    put_row(p, NULL, 1, 1, out);
+    put_row(p, worked ? str(&t->original) : NULL, 1, 1, out);
     return 0;
 }
 
@@ -620,6 +626,7 @@ int preparer_add(struct preparer *p, const struct rec *r, struct buf *out, struc
     case PREPARE_CONCISE:
         return selector_add(p->select, r, out, e);
     case PREPARE_DIRECT:
+    case PREPARE_SOLUTION:
         return add_question(p, r, out, e);
     case PREPARE_TOKENSKIP:
         break;

@@ -7,9 +7,11 @@
  *
  * tokenskip  records of compress; all ratios of a trace stand together, as compress writes them. One ratio of the pool
  *            is drawn for each trace, by (seed, source_id), from those the trace has; 1 is the original reasoning,
- * which every record carries. all_ratios: a row for each. A trace that is too long has no row at all. concise samples:
- * the shortest right one of each question, without repeats (select.h). direct     questions: the gold answer without
- * reasoning.
+ *            which every record carries. all_ratios: a row for each. A trace that is too long has no row at all.
+ * concise    samples: the shortest right one of each question, without repeats (select.h).
+ * direct     questions: the gold answer without reasoning.
+ * solution   questions with a worked solution: the solution as the reasoning, then the gold answer, behind the prompt
+ *            that collect puts in this format.
  *
  * compat, tokenskip: `original` is the file of samples and the stream has the compressed ones, in any order. Samples
  * draw from random.Random(seed).choice in their order, one draw each, used or not; a drawn ratio that the sample does
@@ -27,7 +29,7 @@ struct buf;
 struct err;
 struct rec;
 
-enum prepare_method { PREPARE_TOKENSKIP, PREPARE_CONCISE, PREPARE_DIRECT };
+enum prepare_method { PREPARE_TOKENSKIP, PREPARE_CONCISE, PREPARE_DIRECT, PREPARE_SOLUTION };
 
 struct prepare_spec {
     enum prepare_method method;

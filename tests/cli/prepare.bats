@@ -45,11 +45,22 @@ setup() {
   same a b
 }
 
+@test "prepare --method solution: train and collect give a model the same prompt" {
+  dataset -q arith --limit 3 -o questions.jsonl
+  prepare -q --method solution questions.jsonl -o rows.jsonl
+  R=$BATS_TEST_DIRNAME/../../pipelines/embedded/reasoner
+  jq -c '{messages: .messages[:2], add_generation_prompt: true}' rows.jsonl | tok chat -m "$R" | jq .text >prompts
+  jq -c '{messages}' rows.jsonl | tok chat -m "$R" | jq .text >whole
+  paste -d, prompts whole | sed 's/.*/[&]/' | jq -se 'length == 3 and all(. as [$p, $w] | $w | startswith($p))'
+}
+
 @test "prepare: what is refused" {
   fails 2 'exclude each other' prepare --format xml in.jsonl
   fails 2 'is for --method tokenskip' prepare --method direct --ratio 0.5 in.jsonl
   fails 2 'needs --original' prepare --compat in.jsonl
   fails 2 'has no reasoning' prepare --method direct --max-cot-tokens 5 in.jsonl
+  fails 2 'no token counts' prepare --method solution --max-cot-tokens 5 in.jsonl
+  fails 2 'no such rows' prepare --method solution --compat in.jsonl
   fails 1 'comes again' prepare -q in.jsonl in.jsonl
   fails 1 'no key "original_reasoning"' prepare -q samples.jsonl
 }

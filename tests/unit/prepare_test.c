@@ -296,6 +296,38 @@ static void test_concise_and_direct(void **state)
     buf_release(&out);
 }
 
+static void test_solution(void **state)
+{
+    struct prepare_spec s = {
+        .method = PREPARE_SOLUTION, .format = PROMPT_TOKENSKIP, .family = "qwen", .max_tokens = -1
+    };
+    struct err e = { "" };
+    struct buf out = BUF_INIT;
+    static const char *const question =
+        "{\"benchmark\": \"arith\", \"source_id\": \"a_0\", \"question\": \"Q?\", \"gold_answer\": \"2\", "
+        "\"solution\": \"One and\\none.\"}\n";
+    (void)state;
+    assert_ok(run(s, question, &out, NULL, &e));
+    assert_string_equal(
+        out.s, "{\"messages\": [{\"role\": \"system\", \"content\": \"You are a helpful assistant.\"}, {\"role\": "
+               "\"user\", \"content\": \"Please reason step by step, and put your final answer within "
+               "\\\\boxed{}.\\nQ?\"}, {\"role\": \"assistant\", \"content\": \"One and\\none.\\n\\n</think>\\n\\nThe "
+               "final answer is: $\\\\boxed{2}$\"}], \"metadata\": {\"benchmark\": \"arith\", \"method\": "
+               "\"solution\", \"source_id\": \"a_0\"}}\n");
+    s.format = PROMPT_PAPER; /* the system turn that collect puts before it, and no instruction */
+    assert_ok(run(s, question, &out, NULL, &e));
+    assert_non_null(strstr(out.s, "{\"role\": \"system\", \"content\": \"Your task is to answer"));
+    assert_non_null(strstr(out.s, "{\"role\": \"user\", \"content\": \"Q?\"}"));
+    assert_non_null(strstr(out.s, "One and\\none.\\nThe answer is 2\""));
+    assert_int_equal(run(s,
+                         "{\"benchmark\": \"arith\", \"source_id\": \"a_0\", \"question\": \"Q?\", \"gold_answer\": "
+                         "\"2\"}\n",
+                         &out, NULL, &e),
+                     -1);
+    assert_non_null(strstr(e.msg, "solution"));
+    buf_release(&out);
+}
+
 /* The messages go through the chat templates of checkpoints as they are. */
 static void test_templates(void **state)
 {
@@ -340,6 +372,7 @@ int main(void)
         cmocka_unit_test(test_reference_draws),
         cmocka_unit_test(test_reference_gaps),
         cmocka_unit_test(test_concise_and_direct),
+        cmocka_unit_test(test_solution),
         cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests_name("prepare", tests, NULL, NULL);
