@@ -16,8 +16,8 @@ static struct {
 
 static const struct opt opts[] = {
     OPT_ROW_GROUP("Options"),
-    OPT_ROW_CHOICE("method", 0, &o.method, "tokenskip|direct|concise|solution",
-                   "from compressed samples, from questions, from samples, from worked questions", OPT_RESULT),
+    OPT_ROW_CHOICE("method", 0, &o.method, "tokenskip|direct|concise|solution|labels",
+                   "from compressed samples, questions, samples, worked questions, words and keep flags", OPT_RESULT),
     OPT_ROW_CHOICE("format", 0, &o.format, "tokenskip|xml|paper|tokenskip_paper",
                    "the assistant's text; by default tokenskip, or xml for direct and concise", OPT_RESULT),
     OPT_ROW_ALIAS("response-format", "format"),
@@ -45,6 +45,7 @@ static enum prepare_method method_of(const char *word)
     return strcmp(word, "tokenskip") == 0  ? PREPARE_TOKENSKIP
            : strcmp(word, "direct") == 0   ? PREPARE_DIRECT
            : strcmp(word, "solution") == 0 ? PREPARE_SOLUTION
+           : strcmp(word, "labels") == 0   ? PREPARE_LABELS
                                            : PREPARE_CONCISE;
 }
 
@@ -61,6 +62,11 @@ static int check_options(struct prepare_spec *s, struct err *e)
                                 .original = o.original,
                                 .compat = o.compat };
     bool tokenskip = s->method == PREPARE_TOKENSKIP;
+    if (s->method == PREPARE_LABELS && (o.format || o.max_tokens >= 0 || o.compat))
+        return tool_misuse(e, "--method labels has no %s: its rows are words, not conversations",
+                           o.format   ? "--format"
+                           : o.compat ? "--compat"
+                                      : "--max-cot-tokens");
     if (!o.format)
         o.format = tokenskip || s->method == PREPARE_SOLUTION ? "tokenskip" : "xml";
     s->format = prompt_format_of(strcmp(o.format, "tokenskip_paper") == 0 ? "tokenskip" : o.format);

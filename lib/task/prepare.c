@@ -87,7 +87,7 @@ static const char *format_name(const struct prepare_spec *s)
 
 static const char *method_name(const struct prepare_spec *s)
 {
-    static const char *const name[] = { "tokenskip", "concise", "direct", "solution" };
+    static const char *const name[] = { "tokenskip", "concise", "direct", "solution", "labels" };
     return name[s->method];
 }
 
@@ -386,6 +386,42 @@ static int add_question(struct preparer *p, const struct rec *r, struct buf *out
     return 0;
 }
 
+/* ---- labels ---- */
+
+static void put_copy(struct buf *out, const struct rec *r, const char *key)
+{
+    struct json v;
+    if (rec_get(r, key, &v))
+        rec_put(out, key, v);
+}
+
+/* Words and flags stay as they were written: train holds the one against the other. */
+static int put_labels(struct preparer *p, const struct rec *r, struct buf *out, struct err *e)
+{
+    static const char *const names[] = { "source_id", "compression_ratio", "question_source_id", "sample_index" };
+    struct json words, keep;
+    struct buf row = BUF_INIT, meta = BUF_INIT;
+    if (!rec_get(r, "words", &words) || !rec_get(r, "keep", &keep))
+        return err_set(e, "%s: no \"words\" and \"keep\" (compress --labels writes them)", r->where);
+    rec_begin(&meta);
+    put_copy(&meta, r, "benchmark");
+    rec_put_cstr(&meta, "method", method_name(&p->spec));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        put_copy(&meta, r, names[i]);
+    rec_end(&meta);
+    rec_begin(&row);
+    rec_put(&row, "words", words);
+    rec_put(&row, "labels", keep);
+    rec_put(&row, "metadata", (struct json){ meta.s, meta.len - 1 });
+    rec_end(&row);
+    buf_add(out, row.s, row.len);
+    buf_release(&row);
+    buf_release(&meta);
+    p->n.traces++;
+    p->n.rows++;
+    return 0;
+}
+
 /* ---- compat: samples from a file, compressed ones from the stream ---- */
 
 static int hold_line(struct preparer *p, const struct rec *r, struct err *e)
@@ -628,6 +664,8 @@ int preparer_add(struct preparer *p, const struct rec *r, struct buf *out, struc
     case PREPARE_DIRECT:
     case PREPARE_SOLUTION:
         return add_question(p, r, out, e);
+    case PREPARE_LABELS:
+        return put_labels(p, r, out, e);
     case PREPARE_TOKENSKIP:
         break;
     }

@@ -10,6 +10,7 @@
  *            which every record carries. all_ratios: a row for each. A trace that is too long has no row at all.
  * concise    samples: the shortest right one of each question, without repeats (select.h).
  * direct     questions: the gold answer without reasoning.
+ * labels     records of compress --labels: their words with the keep flags, for a compressor to learn
  * solution   questions with a worked solution: the solution as the reasoning, then the gold answer, behind the prompt
  *            that collect puts in this format.
  *
@@ -29,7 +30,7 @@ struct buf;
 struct err;
 struct rec;
 
-enum prepare_method { PREPARE_TOKENSKIP, PREPARE_CONCISE, PREPARE_DIRECT, PREPARE_SOLUTION };
+enum prepare_method { PREPARE_TOKENSKIP, PREPARE_CONCISE, PREPARE_DIRECT, PREPARE_SOLUTION, PREPARE_LABELS };
 
 struct prepare_spec {
     enum prepare_method method;

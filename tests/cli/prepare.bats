@@ -61,6 +61,9 @@ setup() {
   fails 2 'has no reasoning' prepare --method direct --max-cot-tokens 5 in.jsonl
   fails 2 'no token counts' prepare --method solution --max-cot-tokens 5 in.jsonl
   fails 2 'no such rows' prepare --method solution --compat in.jsonl
+  fails 2 'labels has no --format' prepare --method labels --format xml in.jsonl
+  fails 2 'is for --method tokenskip' prepare --method labels --ratio 0.5 in.jsonl
+  fails 1 'compress --labels writes them' prepare -q --method labels in.jsonl
   fails 1 'comes again' prepare -q in.jsonl in.jsonl
   fails 1 'no key "original_reasoning"' prepare -q samples.jsonl
 }

@@ -328,6 +328,25 @@ static void test_solution(void **state)
     buf_release(&out);
 }
 
+static void test_labels(void **state)
+{
+    struct prepare_spec s = { .method = PREPARE_LABELS, .family = "qwen", .max_tokens = -1 };
+    struct err e = { "" };
+    struct buf out = BUF_INIT;
+    (void)state;
+    assert_ok(run(s,
+                  "{\"benchmark\": \"arith\", \"source_id\": \"a_s0\", \"compression_ratio\": 0.5, "
+                  "\"words\": [\"So\", \"1\\u00e9\"], \"scores\": [0.1, 2], \"keep\": [0, 1], "
+                  "\"question_source_id\": \"a\", \"sample_index\": 0}\n",
+                  &out, NULL, &e));
+    assert_string_equal(out.s, "{\"words\": [\"So\", \"1\\u00e9\"], \"labels\": [0, 1], \"metadata\": "
+                               "{\"benchmark\": \"arith\", \"method\": \"labels\", \"source_id\": \"a_s0\", "
+                               "\"compression_ratio\": 0.5, \"question_source_id\": \"a\", \"sample_index\": 0}}\n");
+    assert_int_equal(run(s, "{\"source_id\": \"a_s0\", \"words\": []}\n", &out, NULL, &e), -1);
+    assert_non_null(strstr(e.msg, "compress --labels writes them"));
+    buf_release(&out);
+}
+
 /* The messages go through the chat templates of checkpoints as they are. */
 static void test_templates(void **state)
 {
@@ -373,6 +392,7 @@ int main(void)
         cmocka_unit_test(test_reference_gaps),
         cmocka_unit_test(test_concise_and_direct),
         cmocka_unit_test(test_solution),
+        cmocka_unit_test(test_labels),
         cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests_name("prepare", tests, NULL, NULL);
