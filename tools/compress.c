@@ -45,12 +45,13 @@ static const struct opt opts[] = {
     OPT_ROW_FLAG("keep-incorrect", 0, &o.keep_incorrect, "take samples whose answer is wrong too", OPT_RESULT),
     OPT_ROW_FLAG("text", 't', &o.text, "the input is plain text, every line one to compress", OPT_RESULT),
     OPT_ROW_GROUP("Models"),
-    OPT_ROW_STRING("model", 0, &o.model, "M",
-                   "what scores: a compressor ($LLMLINGUA_PATH, embedded:compressor), or a causal model for surprisal "
-                   "($MODEL, embedded:reasoner)",
-                   OPT_RUN),
+    OPT_ROW_STRING(
+        "model", 0, &o.model, "M",
+        "what scores: a compressor ($LLMLINGUA_PATH, embedded:compressor), or for the other methods a causal model "
+        "($MODEL, embedded:reasoner)",
+        OPT_RUN),
     OPT_ROW_ALIAS("llmlingua-path", "model"),
-    OPT_ROW_CHOICE("method", 0, &o.method, "llmlingua2|surprisal", "what a score is", OPT_RESULT),
+    OPT_ROW_CHOICE("method", 0, &o.method, "llmlingua2|surprisal|leave-out", "what a score is", OPT_RESULT),
     OPT_ROW_STRING("target-model", 0, &o.target, "M", "count in the tokens of this model (folder, or tokenizer.json)",
                    OPT_RUN),
     OPT_ROW_STRING("scores", 0, &o.scores, "FILE", "take the scores from FILE; no model is needed", OPT_RUN),
@@ -250,6 +251,7 @@ static int take(struct work *w, const struct rec *r, bool bad, struct err *e)
     it->rec = (struct rec){ 0 };
     if (!o.text && rec_parse(&it->rec, it->line.s, it->line.len, j->label.s, e) < 0)
         return -1;
+    j->sample = o.text ? NULL : &it->rec;
     it->hash = hash;
     it->unit = r->index;
     w->n++;
@@ -330,8 +332,16 @@ static int check_options(struct compress_spec *s, struct err *e)
         for (size_t k = 0; k < i; k++)
             if (o.ratio.v[i] == o.ratio.v[k])
                 return tool_misuse(e, "--ratio: %g is there twice", o.ratio.v[i]);
-    if (o.compat && strcmp(o.method, "surprisal") == 0)
-        return tool_misuse(e, "--compat and --method surprisal exclude each other: the package has no such method");
+    s->method = strcmp(o.method, "surprisal") == 0   ? COMPRESS_SURPRISAL
+                : strcmp(o.method, "leave-out") == 0 ? COMPRESS_LEAVE_OUT
+                                                     : COMPRESS_LLMLINGUA2;
+    if (o.compat && s->method != COMPRESS_LLMLINGUA2)
+        return tool_misuse(e, "--compat and --method %s exclude each other: the package has no such method", o.method);
+    if (s->method == COMPRESS_LEAVE_OUT && (o.text || o.scores || o.save_scores))
+        return tool_misuse(e, "--method leave-out has no %s: its scores depend on question and answer too",
+                           o.text     ? "--text"
+                           : o.scores ? "--scores"
+                                      : "--save-scores");
     if (o.compat && o.exact)
         return tool_misuse(e, "--compat and --exact exclude each other");
     if (o.compat && !o.cl100k)
@@ -392,8 +402,9 @@ static int locate_target(struct places *p, const char **dir, struct err *e)
 static int locate_models(struct places *p, struct compress_spec *s, struct err *e)
 {
     if (!o.scores) {
-        int rc = s->surprisal ? model_locate(&p->model, "--model", o.model, "MODEL", "embedded:reasoner", e)
-                              : model_locate(&p->model, "--model", o.model, "LLMLINGUA_PATH", "embedded:compressor", e);
+        int rc = s->method != COMPRESS_LLMLINGUA2
+                     ? model_locate(&p->model, "--model", o.model, "MODEL", "embedded:reasoner", e)
+                     : model_locate(&p->model, "--model", o.model, "LLMLINGUA_PATH", "embedded:compressor", e);
         if (rc < 0)
             return -1;
         s->model = p->model.dir;
@@ -403,8 +414,7 @@ static int locate_models(struct places *p, struct compress_spec *s, struct err *
 
 static int run(const struct tool *t, int nfiles, char **files, struct err *e)
 {
-    struct compress_spec s = { .surprisal = strcmp(o.method, "surprisal") == 0,
-                               .cl100k = o.cl100k,
+    struct compress_spec s = { .cl100k = o.cl100k,
                                .scores = o.scores,
                                .want_scores = o.save_scores != NULL,
                                .want_labels = o.labels,
@@ -423,7 +433,8 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     name_outputs(&out);
     rc = locate_models(&p, &s, e);
     struct stage_side sides[] = { { "target-model", p.target_file }, { "cl100k", o.cl100k }, { "scores", o.scores } };
-    struct stage_model model = { s.surprisal ? "model" : "compressor", p.model.name, p.model.fingerprint };
+    struct stage_model model = { s.method != COMPRESS_LLMLINGUA2 ? "model" : "compressor", p.model.name,
+                                 p.model.fingerprint };
     struct stage_spec spec = { .numerics = o.scores ? "exact" : device_numerics(common.device),
                                .inputs = (const char *const *)files,
                                .ninputs = nfiles,

@@ -53,9 +53,11 @@ void compress_job_release(struct compress_job *j)
 static int family_of(const struct compress_spec *s, const struct model_config *c, enum lingua_family *out,
                      struct err *e)
 {
-    if (s->surprisal) {
+    if (s->method != COMPRESS_LLMLINGUA2) {
         *out = LINGUA_CAUSAL;
-        return c->encoder ? err_set(e, "%s: surprisal needs a causal model, found %s", s->model, c->family_name) : 0;
+        return c->encoder ? err_set(e, "%s: %s needs a causal model, found %s", s->model,
+                                    s->method == COMPRESS_SURPRISAL ? "surprisal" : "leave-out", c->family_name)
+                          : 0;
     }
     *out = c->family == MODEL_BERT ? LINGUA_BERT : LINGUA_XLMR;
     return c->encoder ? 0
@@ -264,8 +266,8 @@ int compressor_run(struct compressor *c, struct compress_job *jobs, size_t n, st
     if (first_failure(jobs, n, e) < 0)
         return -1;
     if (!c->scores && (c->below_one || c->spec.want_scores || c->spec.want_labels)) {
-        if (!c->model && compress_model_open(&c->model, c->spec.model, c->spec.surprisal, c->spec.device,
-                                             c->spec.threads, c->spec.rows, e) < 0)
+        if (!c->model && compress_model_open(&c->model, c->spec.model, c->spec.method, c->spec.device, c->spec.threads,
+                                             c->spec.rows, e) < 0)
             return -1;
         if (compress_model_run(c->model, c->l, jobs, n, e) < 0)
             return -1;

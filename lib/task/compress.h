@@ -22,9 +22,13 @@ struct rec;
 
 enum { COMPRESS_MAX_RATIOS = 32 };
 
+/* What a score is: the encoder's probability to be kept; how little a causal model expected the word; by how much it
+ * expects less of what comes after when the word is left out. */
+enum compress_method { COMPRESS_LLMLINGUA2, COMPRESS_SURPRISAL, COMPRESS_LEAVE_OUT };
+
 struct compress_spec {
-    const char *model; /* folder of the encoder, or of the causal model for surprisal */
-    bool surprisal;
+    const char *model; /* folder of the encoder, or of the causal model for the other methods */
+    enum compress_method method;
     const char *target;      /* folder of the model whose tokens count, or NULL */
     const char *cl100k;      /* rank table, with compat */
     const char *scores;      /* file of scores to read instead of running the model, or NULL */
@@ -48,10 +52,11 @@ struct compress_cut {
 };
 
 struct compress_job {
-    struct buf text;   /* in: valid UTF-8 */
-    struct buf label;  /* in: what messages call it ("samples.jsonl:7") */
-    struct buf scores; /* out: its line of a scores file */
-    int64_t tokens;    /* out: as in compress_cut, of the whole text */
+    struct buf text;          /* in: valid UTF-8 */
+    struct buf label;         /* in: what messages call it ("samples.jsonl:7") */
+    const struct rec *sample; /* in: question and answer of the text, borrowed; only leave-out looks at it */
+    struct buf scores;        /* out: its line of a scores file */
+    int64_t tokens;           /* out: as in compress_cut, of the whole text */
     struct lingua_text pieces;
     struct lingua_words words;
     struct compress_cut cut[COMPRESS_MAX_RATIOS];

@@ -13,6 +13,7 @@ struct compress_model {
     struct device *d;
     struct model *m;
     struct scorer *scorer; /* causal models */
+    struct leaver *leaver; /* leave-out */
     int rows, room;        /* rows of a pass; what the tensors hold */
     struct tensor *ids, *position, *begin, *logits;
     int32_t *host_ids, *host_position, *host_begin;
@@ -60,8 +61,8 @@ static int room_for(struct compress_model *c, int rows, struct err *e)
     return 0;
 }
 
-int compress_model_open(struct compress_model **out, const char *dir, bool surprisal, const char *device, int threads,
-                        int rows, struct err *e)
+int compress_model_open(struct compress_model **out, const char *dir, enum compress_method method, const char *device,
+                        int threads, int rows, struct err *e)
 {
     struct compress_model *c = xcalloc(1, sizeof *c);
     *out = NULL;
@@ -72,7 +73,7 @@ int compress_model_open(struct compress_model **out, const char *dir, bool surpr
     }
     const struct model_config *cfg = model_config(c->m);
     int rc = 0;
-    if (surprisal)
+    if (method != COMPRESS_LLMLINGUA2)
         rc = scorer_open(&c->scorer, c->m, rows, e);
     else if (!cfg->encoder)
         rc =
@@ -80,6 +81,8 @@ int compress_model_open(struct compress_model **out, const char *dir, bool surpr
                     dir, cfg->family_name);
     else if (cfg->labels < 2)
         rc = err_set(e, "%s: a compressor has 2 labels (drop, keep), found %d", dir, cfg->labels);
+    if (rc == 0 && method == COMPRESS_LEAVE_OUT)
+        rc = leaver_open(&c->leaver, dir, c->m, c->scorer, e);
     if (rc < 0) {
         compress_model_close(c);
         return -1;
@@ -92,6 +95,7 @@ void compress_model_close(struct compress_model *c)
 {
     if (!c)
         return;
+    leaver_close(c->leaver);
     scorer_close(c->scorer);
     if (c->d)
         free_tensors(c);
@@ -237,11 +241,26 @@ static int surprise_all(struct compress_model *c, const struct lingua *l, struct
     return rc;
 }
 
+static int leave_out_all(struct compress_model *c, const struct lingua *l, struct compress_job *jobs, size_t n,
+                         struct err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; i < n && rc == 0; i++)
+        if (!jobs[i].scored)
+            rc = leaver_run(c->leaver, l, &jobs[i], &c->total, e);
+    return rc;
+}
+
 int compress_model_run(struct compress_model *c, const struct lingua *l, struct compress_job *jobs, size_t n,
                        struct err *e)
 {
     double start = now();
     size_t chunks = 0, k = 0;
+    if (c->leaver) {
+        int rc = leave_out_all(c, l, jobs, n, e);
+        c->seconds += now() - start;
+        return rc;
+    }
     for (size_t i = 0; i < n; i++)
         chunks += jobs[i].scored ? 0 : jobs[i].pieces.nchunk;
     if (!chunks)

@@ -7,14 +7,23 @@
 
 /* ---- compress_model.c: chunks through the model ---- */
 struct compress_model;
-int compress_model_open(struct compress_model **out, const char *dir, bool surprisal, const char *device, int threads,
-                        int rows, struct err *e);
+struct model;
+int compress_model_open(struct compress_model **out, const char *dir, enum compress_method method, const char *device,
+                        int threads, int rows, struct err *e);
 void compress_model_close(struct compress_model *m);
 /* Scores the chunks of the jobs that are not scored. */
 int compress_model_run(struct compress_model *m, const struct lingua *l, struct compress_job *jobs, size_t n,
                        struct err *e);
 double compress_model_seconds(const struct compress_model *m);
 uint64_t compress_model_rows(const struct compress_model *m);
+
+/* ---- compress_leave.c: words left out ---- */
+struct leaver;
+struct scorer;
+int leaver_open(struct leaver **out, const char *dir, struct model *m, struct scorer *s, struct err *e);
+void leaver_close(struct leaver *v); /* NULL is fine */
+/* Scores one text; *rows grows by the tokens that the model saw. */
+int leaver_run(struct leaver *v, const struct lingua *l, struct compress_job *j, uint64_t *rows, struct err *e);
 
 /* ---- compress_scores.c: scores in a file ---- */
 /* Says everything a text's scores depend on but the text and the model. Appended to b. */

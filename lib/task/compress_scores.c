@@ -14,7 +14,7 @@
 
 void scores_settings(const struct compress_spec *s, struct buf *b)
 {
-    buf_puts(b, s->surprisal ? "surprisal" : "llmlingua2");
+    buf_puts(b, s->method == COMPRESS_SURPRISAL ? "surprisal" : "llmlingua2");
     if (!s->rule.compat)
         return;
     buf_printf(b, " compat%s", s->rule.fixed_specials ? " fixed-specials" : "");

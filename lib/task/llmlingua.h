@@ -136,6 +136,9 @@ int lingua_merge(const struct lingua *l, struct lingua_scratch *sc, const struct
 int lingua_cut(const struct lingua *l, struct lingua_scratch *sc, const struct lingua_words *w, double ratio,
                uint8_t *keep, uint64_t *pieces, struct buf *out, struct err *e);
 
+/* Appends the words that keep[w->n] marks, joined as lingua_cut joins them (default behaviour). */
+void lingua_assemble(const struct lingua_words *w, const uint8_t *keep, uint64_t *pieces, struct buf *out);
+
 /* Ratio 1 in compat, where the model is not run: the chunks, normalized, one behind the other. */
 void lingua_whole(const struct lingua_text *t, struct buf *out);
 

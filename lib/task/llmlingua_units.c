@@ -244,7 +244,7 @@ static void add_gap(const struct lingua_words *w, size_t i, size_t k, struct buf
     buf_puts(out, text[kind]);
 }
 
-static void assemble(const struct lingua_words *w, const uint8_t *keep, uint64_t *pieces, struct buf *out)
+void lingua_assemble(const struct lingua_words *w, const uint8_t *keep, uint64_t *pieces, struct buf *out)
 {
     size_t last = SIZE_MAX;
     *pieces = 0;
@@ -305,7 +305,7 @@ static int cut_exactly(const struct lingua *l, struct lingua_scratch *sc, const 
         memset(keep, 0, w->n);
         out->len = at;
         keep_filling(w, aim, keep);
-        assemble(w, keep, pieces, out);
+        lingua_assemble(w, keep, pieces, out);
         int64_t got = lingua_count(sc, l->spec.target, out->s + at, out->len - at, e);
         if (got < 0)
             return -1;
@@ -321,7 +321,7 @@ static int cut_exactly(const struct lingua *l, struct lingua_scratch *sc, const 
     memset(keep, 0, w->n);
     out->len = at;
     keep_filling(w, best_aim, keep);
-    assemble(w, keep, pieces, out);
+    lingua_assemble(w, keep, pieces, out);
     return 0;
 }
 
@@ -344,6 +344,6 @@ int lingua_unit_cut(const struct lingua *l, struct lingua_scratch *sc, const str
         keep_filling(w, goal, keep);
     else
         keep_nearest(w, goal, keep);
-    assemble(w, keep, pieces, out);
+    lingua_assemble(w, keep, pieces, out);
     return 0;
 }

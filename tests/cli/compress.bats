@@ -83,6 +83,26 @@ c() {
   fails 1 'is an XLM-RoBERTa or BERT' compress -q --model tests/golden/models/qwen3 "$T/in.jsonl"
 }
 
+@test "compress --method leave-out: question and answer count; batch and threads change nothing" {
+  q=tests/golden/models/qwen3
+  head -3 "$T/in.jsonl" >"$T/three"
+  c --method leave-out --model $q --ratio 0.4 --labels "$T/three" -o "$T/a.jsonl"
+  c --method leave-out --model $q --ratio 0.4 --labels --batch 50 --threads 2 "$T/three" >"$T/b"
+  same "$T/a.jsonl" "$T/b"
+  sed 's/"Q.?"/"Another?"/' "$T/three" >"$T/other"
+  c --method leave-out --model $q --ratio 0.4 --labels "$T/other" >"$T/b"
+  [ "$(jq -c .words "$T/a.jsonl")" = "$(jq -c .words "$T/b")" ]
+  [ "$(jq -c .scores "$T/a.jsonl")" != "$(jq -c .scores "$T/b")" ]
+  prepare -q --method labels "$T/a.jsonl" -o "$T/rows"
+  train -q --init $XLMR/config.json --tokenizer $XLMR --max-steps 1 "$T/rows" -o "$T/model"
+  jq -c 'del(.question)' "$T/three" >"$T/other"
+  fails 1 'other:1: the row has neither' compress -q --method leave-out --model $q "$T/other"
+  for x in --text "--scores $T/s" "--save-scores $T/s"; do
+    fails 2 'depend on question and answer' compress --method leave-out --model $q $x "$T/in.jsonl"
+  done
+  fails 1 'leave-out needs a causal model' compress -q --method leave-out --model $XLMR "$T/in.jsonl"
+}
+
 @test "compress --text: lines of text, those that look like JSON too" {
   printf 'one two three four\n\n{"not": "a record" of 5 parts\n{"a": 1}\nlast line' >"$T/t"
   c --text --model $XLMR --ratio 1 "$T/t" >"$T/out"

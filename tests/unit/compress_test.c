@@ -3,7 +3,11 @@
 #include <math.h>
 
 #include "io/record.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+#include "model/score.h"
 #include "task/compress.h"
+#include "task/scoring.h"
 #include "task/think.h"
 #include "test.h"
 
@@ -214,11 +218,11 @@ static void assert_same(struct buf *a, struct buf *b)
     buf_release(b);
 }
 
-static void same_bytes(const char *model, bool surprisal)
+static void same_bytes(const char *model, enum compress_method method)
 {
     static const double ratios[] = { 0.3, 1, 0.7 };
     struct compress_spec spec = { .model = model,
-                                  .surprisal = surprisal,
+                                  .method = method,
                                   .rule = { .math_safe = true },
                                   .ratio = ratios,
                                   .nratio = 3,
@@ -256,15 +260,136 @@ static void same_bytes(const char *model, bool surprisal)
 static void test_same_bytes(void **state)
 {
     (void)state;
-    same_bytes("tests/golden/models/xlmr", false);
-    same_bytes("tests/golden/models/bert", false);
+    same_bytes("tests/golden/models/xlmr", COMPRESS_LLMLINGUA2);
+    same_bytes("tests/golden/models/bert", COMPRESS_LLMLINGUA2);
 }
 
 static void test_surprisal(void **state)
 {
     (void)state;
-    same_bytes("tests/golden/models/qwen3", true);
-    same_bytes("tests/golden/models/llama3", true);
+    same_bytes("tests/golden/models/qwen3", COMPRESS_SURPRISAL);
+    same_bytes("tests/golden/models/llama3", COMPRESS_SURPRISAL);
+}
+
+/* ---- words left out ---- */
+
+static const char leave_sample[] =
+    "{\"benchmark\": \"math\", \"source_id\": \"m_s0\", \"question\": \"What is 12 and 30?\", \"answer\": \"42\", "
+    "\"reasoning\": \"%s\"}";
+
+static void leave_row(struct scoring *sc, const char *reasoning, struct score_row *row)
+{
+    struct buf line = BUF_INIT;
+    struct err e = { "" };
+    struct rec r;
+    buf_printf(&line, leave_sample, reasoning);
+    assert_ok(rec_parse(&r, line.s, line.len, "sample", &e));
+    assert_ok(scoring_prepare(sc, &r, row, &e));
+    assert_string_equal(row->reason, "");
+    rec_release(&r);
+    buf_release(&line);
+}
+
+/* Log-probabilities of tokens 1 .. n-1. */
+static float *all_logprobs(struct scorer *s, const struct score_row *row)
+{
+    struct err e = { "" };
+    float *lp = xcalloc(row->tok.n, sizeof *lp);
+    assert_ok(scorer_run(s, &(struct score_seq){ row->tok.id, (int)row->tok.n, 1, lp, NULL }, 1, &e));
+    return lp;
+}
+
+/* Tokens are matched by their characters: what begins behind the gap begins `shorter` characters earlier without the
+ * word. Those that hold a digit, or lie in the answer's mathematics, count. */
+static double naive_loss(const struct score_row *whole, const float *lp, const struct score_row *part, const float *lp2,
+                         size_t behind, size_t shorter, size_t math)
+{
+    double sum = 0;
+    for (size_t t = 1; t < whole->tok.n; t++) {
+        size_t b = whole->tok.begin[t], e = whole->tok.end[t];
+        bool counts = e > math;
+        for (size_t i = b; i < e; i++)
+            counts |= whole->text.s[i] >= '0' && whole->text.s[i] <= '9';
+        if (b < behind || !counts || b >= strlen(whole->text.s) - strlen("<|im_end|>\n"))
+            continue;
+        for (size_t u = 1; u < part->tok.n; u++)
+            if (part->tok.begin[u] + shorter == b)
+                sum += (double)lp[t - 1] - (double)lp2[u - 1];
+    }
+    return sum;
+}
+
+static void test_leave_out(void **state)
+{
+    static const char model[] = "tests/golden/models/qwen3";
+    static const char *const words[] = { "we", "take", "12", "and", "put", "30", "to", "it", "so", "42", "it", "is" };
+    enum { WORDS = sizeof words / sizeof *words };
+    static const double half = 0.5;
+    struct err e = { "" };
+    struct buf text = BUF_INIT, line = BUF_INIT;
+    struct compress_spec spec = { .model = model,
+                                  .method = COMPRESS_LEAVE_OUT,
+                                  .rule = { .math_safe = true },
+                                  .ratio = &half,
+                                  .nratio = 1,
+                                  .device = "cpu",
+                                  .threads = 1,
+                                  .rows = 64 };
+    struct compressor *c;
+    struct compress_job job = { .text = BUF_INIT };
+    struct rec r;
+    (void)state;
+    for (int i = 0; i < WORDS; i++)
+        buf_printf(&text, "%s%s", i ? " " : "", words[i]);
+    buf_printf(&line, leave_sample, text.s);
+    assert_ok(rec_parse(&r, line.s, line.len, "sample", &e));
+    buf_puts(&job.text, text.s);
+    buf_puts(&job.label, "sample");
+    job.sample = &r;
+    assert_ok(compressor_open(&c, &spec, &e));
+    assert_ok(compressor_run(c, &job, 1, &e));
+    assert_int_equal(job.words.n, WORDS);
+
+    struct device *d;
+    struct model *m;
+    struct scorer *s;
+    struct scoring *sc;
+    struct score_row whole = SCORE_ROW_INIT, part = SCORE_ROW_INIT;
+    assert_ok(device_open(&d, "cpu", 1, &e));
+    assert_ok(model_open(&m, model, d, &e));
+    assert_ok(scorer_open(&s, m, 512, &e));
+    struct scoring_spec rows = { .dir = model, .delimiter = "", .max_tokens = 1000, .vocab = model_config(m)->vocab };
+    assert_ok(scoring_open(&sc, &rows, &e));
+    leave_row(sc, text.s, &whole);
+    float *lp = all_logprobs(s, &whole);
+    size_t at = (size_t)(strstr(whole.text.s, "we take") - whole.text.s);
+    size_t math = (size_t)(strstr(whole.text.s, "$\\boxed") - whole.text.s);
+    for (int i = 0; i < WORDS; i++) {
+        buf_reset(&text);
+        for (int k = 0; k < WORDS; k++)
+            if (k != i)
+                buf_printf(&text, "%s%s", text.len ? " " : "", words[k]);
+        leave_row(sc, text.s, &part);
+        float *lp2 = all_logprobs(s, &part);
+        size_t n = strlen(words[i]);
+        double want = naive_loss(&whole, lp, &part, lp2, at + n, n + 1, math);
+        assert_float_equal(job.words.word[i].p, want, 1e-3);
+        assert_true(fabs(want) > 1e-3);
+        at += n + 1;
+        free(lp2);
+    }
+    free(lp);
+    score_row_release(&whole);
+    score_row_release(&part);
+    scoring_close(sc);
+    scorer_close(s);
+    model_close(m);
+    device_close(d);
+    compressor_close(c);
+    compress_job_release(&job);
+    rec_release(&r);
+    buf_release(&text);
+    buf_release(&line);
 }
 
 /* Each ratio alone gives what it gives among others. */
@@ -455,10 +580,10 @@ static void test_refused(void **state)
     assert_int_equal(compressor_open(&c, &spec, &e), -1);
     assert_non_null(strstr(e.msg, "a compressor is an XLM-RoBERTa or BERT"));
     spec.model = "tests/golden/models/xlmr";
-    spec.surprisal = true;
+    spec.method = COMPRESS_SURPRISAL;
     assert_int_equal(compressor_open(&c, &spec, &e), -1);
     assert_non_null(strstr(e.msg, "surprisal needs a causal model"));
-    spec.surprisal = false;
+    spec.method = COMPRESS_LLMLINGUA2;
     spec.scores = "tests/golden/models/xlmr/config.json"; /* no such lines */
     assert_int_equal(compressor_open(&c, &spec, &e), -1);
     char path[4200];
@@ -492,8 +617,8 @@ int main(void)
         cmocka_unit_test(test_cuts),        cmocka_unit_test(test_joins),
         cmocka_unit_test(test_same_bytes),  cmocka_unit_test(test_surprisal),
         cmocka_unit_test(test_real_traces), cmocka_unit_test(test_real_traces_in_target_tokens),
-        cmocka_unit_test(test_one_by_one),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_percent),
+        cmocka_unit_test(test_leave_out),   cmocka_unit_test(test_one_by_one),
+        cmocka_unit_test(test_refused),     cmocka_unit_test(test_percent),
     };
     return cmocka_run_group_tests_name("compress", tests, NULL, NULL);
 }
