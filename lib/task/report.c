@@ -1,21 +1,16 @@
 /* report.c - see report.h. */
 #include "task/report.h"
 
-#include <errno.h>
 #include <math.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/err.h"
-#include "base/file.h"
 #include "base/mem.h"
 #include "io/record.h"
-
-extern char **environ;
+#include "task/plot.h"
+#include "task/table.h"
 
 /* ---- lines and their baselines ---- */
 
@@ -27,6 +22,14 @@ static bool is_one(double ratio)
 static bool same_run(const struct result_set *a, const struct result_set *b)
 {
     return strcmp(a->label, b->label) == 0 && strcmp(a->benchmark, b->benchmark) == 0;
+}
+
+static bool one_benchmark(const struct report *rep)
+{
+    for (size_t i = 1; i < rep->n; i++)
+        if (strcmp(rep->v[i].set->benchmark, rep->v[0].set->benchmark) != 0)
+            return false;
+    return true;
 }
 
 /* How well b serves as the baseline of s; 0: not at all. */
@@ -93,19 +96,42 @@ void report_release(struct report *rep)
     *rep = (struct report){ NULL, 0 };
 }
 
-/* ---- the table: columns of text, those without any value left out ---- */
+/* ---- the table ---- */
 
-struct column {
-    const char *head;
-    bool left;                                                  /* aligned; numbers are aligned at the right */
-    void (*cell)(const struct report_line *l, struct buf *out); /* nothing: no value */
+enum {
+    RUN,
+    BENCHMARK,
+    RATIO,
+    N,
+    ACCURACY,
+    ACCURACY_95,
+    COMPAT,
+    PASS,
+    THINK,
+    P50,
+    P90,
+    LENGTH,
+    CORRECT,
+    SPENT,
+    CUT,
+    NONE,
+    CHANGE,
+    CHANGE_95,
+    PAIRS,
+    COLUMNS
 };
-
-static void put_percent(struct buf *b, double share)
-{
-    if (!isnan(share))
-        buf_printf(b, "%.1f", 100 * share);
-}
+static const struct table_column heads[COLUMNS] = {
+    [RUN] = { "run", true },          [BENCHMARK] = { "benchmark", true },
+    [RATIO] = { "ratio", false },     [N] = { "n", false },
+    [ACCURACY] = { "acc %", false },  [ACCURACY_95] = { "95 %", false },
+    [COMPAT] = { "compat %", false }, [PASS] = { "pass@k %", false },
+    [THINK] = { "think", false },     [P50] = { "p50", false },
+    [P90] = { "p90", false },         [LENGTH] = { "len", false },
+    [CORRECT] = { "right", false },   [SPENT] = { "spent", false },
+    [CUT] = { "cut %", false },       [NONE] = { "none %", false },
+    [CHANGE] = { "change", false },   [CHANGE_95] = { "95 %", false },
+    [PAIRS] = { "pairs", false },
+};
 
 static void put_interval(struct buf *b, struct interval i, const char *fmt)
 {
@@ -113,224 +139,71 @@ static void put_interval(struct buf *b, struct interval i, const char *fmt)
         buf_printf(b, fmt, 100 * i.lo, 100 * i.hi);
 }
 
-static void put_length(struct buf *b, double tokens)
+/* Means below a thousand keep a decimal; more would only look exact. */
+static void put_length(struct table *t, size_t column, double tokens)
 {
-    if (!isnan(tokens))
-        buf_printf(b, "%.1f", tokens);
+    table_real(t, column, tokens < 1000 ? "%.1f" : "%.0f", tokens);
 }
 
-static void cell_run(const struct report_line *l, struct buf *b)
+static void fill_pair(struct table *t, const struct report_line *l)
 {
-    buf_puts(b, l->set->label);
-}
-static void cell_benchmark(const struct report_line *l, struct buf *b)
-{
-    buf_puts(b, l->set->benchmark);
-}
-static void cell_ratio(const struct report_line *l, struct buf *b)
-{
-    buf_printf(b, "%g", l->set->ratio);
-}
-static void cell_n(const struct report_line *l, struct buf *b)
-{
-    if (l->sum.samples == l->sum.questions)
-        buf_printf(b, "%lld", (long long)l->sum.questions);
-    else
-        buf_printf(b, "%lld/%lld", (long long)l->sum.questions, (long long)l->sum.samples);
-}
-static void cell_accuracy(const struct report_line *l, struct buf *b)
-{
-    put_percent(b, l->sum.accuracy);
-}
-static void cell_accuracy_95(const struct report_line *l, struct buf *b)
-{
-    put_interval(b, l->sum.accuracy_95, "%.1f-%.1f");
-}
-static void cell_compat(const struct report_line *l, struct buf *b)
-{
-    put_percent(b, l->sum.accuracy_compat);
-}
-static void cell_pass(const struct report_line *l, struct buf *b)
-{
-    if (!isnan(l->sum.pass_at_k))
-        buf_printf(b, "%.1f @%lld", 100 * l->sum.pass_at_k, (long long)l->sum.per_question);
-}
-static void cell_think(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.think.mean);
-}
-static void cell_think_50(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.think.p50);
-}
-static void cell_think_90(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.think.p90);
-}
-static void cell_tokens(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.tokens.mean);
-}
-static void cell_tokens_50(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.tokens.p50);
-}
-static void cell_tokens_90(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.tokens.p90);
-}
-static void cell_tokens_correct(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.tokens_correct);
-}
-static void cell_tokens_per_correct(const struct report_line *l, struct buf *b)
-{
-    put_length(b, l->sum.tokens_per_correct);
-}
-static void cell_truncated(const struct report_line *l, struct buf *b)
-{
-    put_percent(b, l->sum.truncated);
-}
-static void cell_unanswered(const struct report_line *l, struct buf *b)
-{
-    put_percent(b, l->sum.unanswered);
-}
-static void cell_length_ratio(const struct report_line *l, struct buf *b)
-{
-    if (l->base && !isnan(l->pair.length_ratio))
-        buf_printf(b, "%.3f", l->pair.length_ratio);
-}
-static void cell_change(const struct report_line *l, struct buf *b)
-{
-    if (l->base && l->base != l->set && l->pair.questions)
-        buf_printf(b, "%+.1f", 100 * l->pair.difference);
-}
-static void cell_change_95(const struct report_line *l, struct buf *b)
-{
-    if (l->base && l->base != l->set)
-        put_interval(b, l->pair.difference_95, "%+.1f to %+.1f");
-}
-static void cell_paired(const struct report_line *l, struct buf *b)
-{
-    if (l->base && l->base != l->set)
-        buf_printf(b, "%lld", (long long)l->pair.questions);
+    if (!l->base || !l->pair.questions)
+        return;
+    table_real(t, LENGTH, "%.2f", l->pair.length_ratio);
+    if (l->base == l->set)
+        return;
+    table_real(t, CHANGE, "%+.1f", 100 * l->pair.difference);
+    put_interval(table_cell(t, CHANGE_95), l->pair.difference_95, "%+.1f..%+.1f");
+    if (l->pair.questions != l->sum.questions)
+        buf_printf(table_cell(t, PAIRS), "%lld", (long long)l->pair.questions);
 }
 
-static const struct column columns[] = {
-    { "run", true, cell_run },
-    { "benchmark", true, cell_benchmark },
-    { "ratio", false, cell_ratio },
-    { "n", false, cell_n },
-    { "accuracy %", false, cell_accuracy },
-    { "95 %", false, cell_accuracy_95 },
-    { "compat %", false, cell_compat },
-    { "pass@k %", false, cell_pass },
-    { "think", false, cell_think },
-    { "p50", false, cell_think_50 },
-    { "p90", false, cell_think_90 },
-    { "tokens", false, cell_tokens },
-    { "p50", false, cell_tokens_50 },
-    { "p90", false, cell_tokens_90 },
-    { "if correct", false, cell_tokens_correct },
-    { "per correct", false, cell_tokens_per_correct },
-    { "truncated %", false, cell_truncated },
-    { "unanswered %", false, cell_unanswered },
-    { "length", false, cell_length_ratio },
-    { "change", false, cell_change },
-    { "95 %", false, cell_change_95 },
-    { "pairs", false, cell_paired },
-};
-enum { COLUMNS = sizeof columns / sizeof *columns };
-
-static char *cell_text(const struct report_line *l, int c)
+static void fill_row(struct table *t, const struct report_line *l, bool several)
 {
-    struct buf b = BUF_INIT;
-    columns[c].cell(l, &b);
-    return b.len ? buf_take(&b) : xstrdup("-");
+    const struct result_summary *s = &l->sum;
+    table_row(t);
+    buf_puts(table_cell(t, RUN), l->set->label);
+    buf_puts(table_cell(t, BENCHMARK), several ? l->set->benchmark : "");
+    buf_printf(table_cell(t, RATIO), "%g", l->set->ratio);
+    buf_printf(table_cell(t, N), "%lld", (long long)s->questions);
+    if (s->samples != s->questions)
+        buf_printf(table_cell(t, N), "/%lld", (long long)s->samples);
+    table_real(t, ACCURACY, "%.1f", 100 * s->accuracy);
+    put_interval(table_cell(t, ACCURACY_95), s->accuracy_95, "%.1f-%.1f");
+    table_real(t, COMPAT, "%.1f", 100 * s->accuracy_compat);
+    if (!isnan(s->pass_at_k))
+        buf_printf(table_cell(t, PASS), "%.1f @%lld", 100 * s->pass_at_k, (long long)s->per_question);
+    put_length(t, THINK, s->think.mean);
+    table_real(t, P50, "%.0f", s->think.p50);
+    table_real(t, P90, "%.0f", s->think.p90);
+    put_length(t, CORRECT, s->tokens_correct);
+    put_length(t, SPENT, s->tokens_per_correct);
+    table_real(t, CUT, "%.1f", 100 * s->truncated);
+    table_real(t, NONE, "%.1f", 100 * s->unanswered);
+    fill_pair(t, l);
 }
 
-/* Characters, not bytes: labels are paths and may hold any. */
-static int text_width(const char *s)
+/* The benchmark has a column when there are several, else it stands in the first head. */
+void report_table(const struct report *rep, bool markdown, struct buf *out)
 {
-    int w = 0;
-    for (; *s; s++)
-        w += ((unsigned char)*s & 0xc0) != 0x80;
-    return w;
-}
-
-static int column_width(const struct report *rep, int c)
-{
-    int width = text_width(columns[c].head);
-    bool any = false;
-    for (size_t i = 0; i < rep->n; i++) {
-        char *s = cell_text(&rep->v[i], c);
-        int w = text_width(s);
-        any |= strcmp(s, "-") != 0;
-        width = w > width ? w : width;
-        free(s);
+    struct table_column column[COLUMNS];
+    struct table t;
+    struct buf head = BUF_INIT;
+    bool several = !one_benchmark(rep);
+    memcpy(column, heads, sizeof column);
+    if (!several) {
+        buf_puts(&head, rep->v[0].set->benchmark);
+        column[RUN].head = head.s;
     }
-    return any ? width : 0; /* 0: left out */
-}
-
-static void put_padded(struct buf *b, const char *s, int width, bool left)
-{
-    int pad = width - text_width(s);
-    buf_printf(b, "%*s%s%*s", left ? 0 : pad, "", s, left ? pad : 0, "");
-}
-
-/* One row; l NULL: the heads. */
-static void put_row(const struct report_line *l, const int *width, bool markdown, struct buf *out)
-{
-    const char *between = markdown ? "| " : "";
-    for (int c = 0; c < COLUMNS; c++) {
-        if (!width[c])
-            continue;
-        char *s = l ? cell_text(l, c) : xstrdup(columns[c].head);
-        buf_puts(out, between);
-        put_padded(out, s, width[c], columns[c].left);
-        between = markdown ? " | " : "  ";
-        free(s);
-    }
-    if (markdown)
-        buf_puts(out, " |");
-    while (out->len && out->s[out->len - 1] == ' ')
-        out->s[--out->len] = '\0';
-    buf_putc(out, '\n');
-}
-
-static void put_rule(const int *width, struct buf *out)
-{
-    for (int c = 0; c < COLUMNS; c++) {
-        if (!width[c])
-            continue;
-        buf_puts(out, columns[c].left ? "| :" : "| ");
-        for (int i = 1; i < width[c]; i++)
-            buf_putc(out, '-');
-        buf_puts(out, columns[c].left ? " " : ": ");
-    }
-    buf_puts(out, "|\n");
-}
-
-static void put_table(const struct report *rep, bool markdown, struct buf *out)
-{
-    int width[COLUMNS];
-    for (int c = 0; c < COLUMNS; c++)
-        width[c] = column_width(rep, c);
-    put_row(NULL, width, markdown, out);
-    if (markdown)
-        put_rule(width, out);
+    table_open(&t, column, COLUMNS);
     for (size_t i = 0; i < rep->n; i++)
-        put_row(&rep->v[i], width, markdown, out);
-}
-
-void report_text(const struct report *rep, struct buf *out)
-{
-    put_table(rep, false, out);
-}
-
-void report_markdown(const struct report *rep, struct buf *out)
-{
-    put_table(rep, true, out);
+        fill_row(&t, &rep->v[i], several);
+    if (markdown)
+        table_markdown(&t, out);
+    else
+        table_text(&t, out);
+    table_close(&t);
+    buf_release(&head);
 }
 
 /* ---- lines for programs ---- */
@@ -399,18 +272,6 @@ void report_jsonl(const struct report *rep, struct buf *out)
 
 /* ---- the picture ---- */
 
-/* In double quotes for gnuplot. */
-static void put_quoted(struct buf *b, const char *s)
-{
-    buf_putc(b, '"');
-    for (; *s; s++) {
-        if (*s == '"' || *s == '\\')
-            buf_putc(b, '\\');
-        buf_putc(b, (unsigned char)*s < ' ' ? ' ' : *s);
-    }
-    buf_putc(b, '"');
-}
-
 /* Data block of each run; returns how many there are. */
 static int put_blocks(const struct report *rep, struct buf *b)
 {
@@ -435,68 +296,46 @@ static const struct result_set *run_of(const struct report *rep, int run)
     return NULL;
 }
 
-static void plot_script(const struct report *rep, const char *terminal, const char *path, struct buf *b)
+/* A run's line with its points; a run of several points says which ratio each is. */
+static void plot_run(const struct report *rep, int run, struct buf *b)
 {
-    buf_printf(b, "set terminal %s\nset encoding utf8\nset output ", terminal);
-    put_quoted(b, path);
-    buf_puts(b,
-             "\nset xlabel \"tokens of reasoning, mean\"\nset ylabel \"accuracy, % (95 % interval)\"\n"
-             "set grid\nset key bottom right noenhanced\nset offsets graph 0.06, graph 0.06, graph 0.04, graph 0.04\n");
-    int runs = put_blocks(rep, b);
-    for (int i = 0; i < runs; i++) {
-        const struct result_set *s = run_of(rep, i);
-        struct buf title = BUF_INIT;
-        buf_printf(&title, "%s%s%s", s->label, strcmp(s->label, s->benchmark) ? " " : "",
-                   strcmp(s->label, s->benchmark) ? s->benchmark : "");
-        buf_printf(b, "%s$run%d using 1:2:3:4 with yerrorlines lt %d pt 7 title ", i ? ", " : "plot ", i, i + 1);
-        put_quoted(b, title.s);
-        buf_printf(b, ", $run%d using 1:2:5 with labels left offset 0.8,0.6 notitle", i);
-        buf_release(&title);
-    }
-    buf_puts(b, "\n");
+    const struct result_set *s = run_of(rep, run);
+    struct buf title = BUF_INIT;
+    int points = 0;
+    for (size_t i = 0; i < rep->n; i++)
+        points += same_run(rep->v[i].set, s);
+    buf_puts(&title, s->label);
+    if (!one_benchmark(rep) && strcmp(s->label, s->benchmark) != 0)
+        buf_printf(&title, " %s", s->benchmark);
+    buf_printf(b, "%s$run%d using 1:2:3:4 with yerrorlines lt %d lw 2 pt 7 title ", run ? ", " : "plot ", run, run + 1);
+    plot_quote(b, title.s);
+    if (points > 1)
+        buf_printf(b, ", $run%d using 1:2:5 with labels left offset 0.8,-0.7 textcolor lt %d notitle", run, run + 1);
+    buf_release(&title);
 }
 
-/* The script is a file without a name on gnuplot's standard input: a pipe would kill us if gnuplot died early. */
-static int run_gnuplot(const struct buf *script, struct err *e)
+static void plot_script(const struct report *rep, struct buf *b)
 {
-    FILE *f = tmpfile();
-    if (!f)
-        return err_errno(e, "cannot make a temporary file for gnuplot");
-    if (fwrite(script->s, 1, script->len, f) != script->len || fflush(f) != 0 || fseek(f, 0, SEEK_SET) != 0) {
-        fclose(f);
-        return err_errno(e, "cannot write gnuplot's script");
+    buf_puts(b,
+             "set xlabel \"tokens of reasoning, mean (at the points: the ratio that was asked for)\"\n"
+             "set ylabel \"accuracy, % (95 % interval)\"\n"
+             "set grid\nset key bottom right noenhanced\nset offsets graph 0.06, graph 0.06, graph 0.04, graph 0.04\n");
+    if (one_benchmark(rep)) {
+        buf_puts(b, "set title ");
+        plot_quote(b, rep->v[0].set->benchmark);
+        buf_puts(b, " noenhanced\n");
     }
-    char program[] = "gnuplot", *argv[] = { program, NULL };
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, fileno(f), 0);
-    posix_spawn_file_actions_adddup2(&actions, 2, 1); /* what it says is for people */
-    pid_t child;
-    int status = 0, rc = posix_spawnp(&child, program, &actions, NULL, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    while (rc == 0 && waitpid(child, &status, 0) < 0)
-        rc = errno == EINTR ? 0 : errno;
-    fclose(f);
-    if (rc == ENOENT || (rc == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 127))
-        return err_set(e, "the program gnuplot, which draws the plot, is not on the PATH (Debian: gnuplot-nox)");
-    if (rc != 0)
-        return err_set(e, "cannot run gnuplot: %s", strerror(rc));
-    return status == 0 ? 0 : err_set(e, "gnuplot failed; its own words are above");
+    int runs = put_blocks(rep, b);
+    for (int i = 0; i < runs; i++)
+        plot_run(rep, i, b);
+    buf_puts(b, "\n");
 }
 
 int report_plot(const struct report *rep, bool svg, struct buf *out, struct err *e)
 {
-    char path[] = "/tmp/latent-plot-XXXXXX";
-    int fd = mkstemp(path);
-    if (fd < 0)
-        return err_errno(e, "%s: cannot be made for gnuplot to draw into", path);
-    close(fd);
     struct buf script = BUF_INIT;
-    plot_script(rep, svg ? "svg size 720,480 background rgb \"white\"" : "png size 900,600", path, &script);
-    int rc = run_gnuplot(&script, e);
-    if (rc == 0)
-        rc = file_read(out, path, 0, e);
-    unlink(path);
+    plot_script(rep, &script);
+    int rc = plot_draw(&script, svg, out, e);
     buf_release(&script);
     return rc;
 }

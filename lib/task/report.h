@@ -2,7 +2,7 @@
  *
  *     struct report rep;
  *     report_make(&rep, &results, false);      // summaries, and each set's comparison with its baseline
- *     report_text(&rep, &out);                 // or report_markdown, report_jsonl
+ *     report_table(&rep, false, &out);         // or report_jsonl
  *     report_plot(&rep, true, &svg, &e);
  *     report_release(&rep);
  *
@@ -34,8 +34,7 @@ struct report {
 void report_make(struct report *rep, const struct results *r, bool pair);
 void report_release(struct report *rep);
 
-void report_text(const struct report *rep, struct buf *out);
-void report_markdown(const struct report *rep, struct buf *out);
+void report_table(const struct report *rep, bool markdown, struct buf *out);
 void report_jsonl(const struct report *rep, struct buf *out);
 
 /* Accuracy (with its interval) against the mean length of the thinking, a line for each run, drawn by the gnuplot

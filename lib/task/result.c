@@ -79,6 +79,19 @@ static int row_ratio(const struct results *r, const struct rec *line, double *ra
     return rec_get(line, "compression_ratio", &v) ? rec_real(line, "compression_ratio", ratio, e) : 0;
 }
 
+/* What a set remembers of its rows beside their numbers. */
+static void note_origin(const struct results *r, struct result_set *s, const struct rec *line)
+{
+    if (s->nfile == 0 || s->file[s->nfile - 1] != r->file) {
+        s->file = xreallocarray(s->file, s->nfile + 1, sizeof *s->file);
+        s->file[s->nfile++] = r->file;
+    }
+    if (s->nhead < r->keep) {
+        s->head = xreallocarray(s->head, s->nhead + 1, sizeof *s->head);
+        s->head[s->nhead++] = xstrndup(line->object.s, line->object.n);
+    }
+}
+
 int results_add(struct results *r, const char *label, const struct rec *line, struct err *e)
 {
     struct json v;
@@ -99,6 +112,7 @@ int results_add(struct results *r, const char *label, const struct rec *line, st
         benchmark = benchmark_of_id(row.id);
     struct result_set *s = find_set(r, label, benchmark, ratio);
     free(benchmark);
+    note_origin(r, s, line);
     if (s->n == s->cap) {
         s->cap = s->cap ? 2 * s->cap : 64;
         s->v = xreallocarray(s->v, s->cap, sizeof *s->v);
@@ -107,8 +121,9 @@ int results_add(struct results *r, const char *label, const struct rec *line, st
     return 0;
 }
 
-void results_file(struct results *r)
+void results_file(struct results *r, int file)
 {
+    r->file = file;
     r->summary_ratio = 0;
 }
 
@@ -139,12 +154,16 @@ void results_release(struct results *r)
         struct result_set *s = &r->v[i];
         for (size_t j = 0; j < s->n; j++)
             free(s->v[j].id);
+        for (size_t j = 0; j < s->nhead; j++)
+            free(s->head[j]);
+        free(s->head);
+        free(s->file);
         free(s->v);
         free(s->label);
         free(s->benchmark);
     }
     free(r->v);
-    *r = (struct results){ NULL, 0, 0, 0 };
+    *r = (struct results){ .n = 0 };
 }
 
 /* ---- one set ---- */

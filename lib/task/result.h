@@ -28,17 +28,23 @@ struct result_set {
     double ratio;
     struct result_row *v; /* sorted by (id, sample) once results_finish was called */
     size_t n, cap;
+    char **head; /* the first lines, as results.keep asks for */
+    size_t nhead;
+    int *file; /* the inputs that its rows came from: numbers of the calls of results_file, from 0 */
+    size_t nfile;
 };
 
 struct results {
     struct result_set *v; /* in the order of their first rows */
     size_t n, cap;
-    double summary_ratio; /* of the file being read; from a summary line */
+    size_t keep;          /* how many lines of a set are kept as they stand */
+    int file;             /* the one being read */
+    double summary_ratio; /* of that file; from a summary line */
 };
 
 /* Adds one line of a result file. A summary line is taken in and adds no row. */
 int results_add(struct results *r, const char *label, const struct rec *line, struct err *e);
-void results_file(struct results *r); /* the next line comes from another file */
+void results_file(struct results *r, int file); /* the next lines come from this one */
 /* After the last row: sorts; a sample that stands twice in a set (a stale shard, a file given twice) is an error. */
 int results_finish(struct results *r, struct err *e);
 void results_release(struct results *r);

@@ -67,6 +67,9 @@ values() {
   eval\ ratio) echo "- is in the key of each output" ;;
   collect\ split | eval\ split) echo "- names the input" ;;
   report\ plot) echo "--plot plot.svg" ;;
+  report\ wandb) echo "--wandb runs" ;;
+  report\ project) echo "--wandb runs --project other" ;;
+  report\ run-name) echo "--wandb runs --run-name other" ;;
   *)
     case $3 in
     flag) echo "--$2"; echo "--no-$2" ;;

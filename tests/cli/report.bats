@@ -27,18 +27,119 @@ rows() {
     .length_ratio == 0.6' t.jsonl
 }
 
-@test "report: text and Markdown have the columns that have values" {
+@test "report: text and Markdown have the columns that have values, in 110 characters" {
   rows
   report math_eval_ratio_*.jsonl >t.txt
-  grep -qE '^run +benchmark +ratio +n +accuracy % +95 % +think' t.txt
-  grep -qE '^math +math +1 +10 +80.0 +49.0-94.3 +45.0 +45.0 +81.0 +55.0' t.txt
-  grep -qE '^math +math +0.5 +10 +70.0 .* 0.600 +-10.0 +-[0-9.]+ to \+[0-9.]+ +10$' t.txt
+  grep -qE '^math +ratio +n +acc % +95 % +think +p50 +p90 +len +right +spent +cut % +none % +change +95 %$' t.txt
+  grep -qE '^math +1 +10 +80.0 +49.0-94.3 +45.0 +45 +81 +1.00 +45.0 +68.8 +10.0 +20.0 +- +-$' t.txt
+  grep -qE '^math +0.5 +10 +70.0 .* 0.60 +50.0 +71.4 +0.0 +30.0 +-10.0 +-[0-9.]+\.\.\+[0-9.]+$' t.txt
+  [ "$(wc -L <t.txt)" -le 110 ]
   not grep -q compat t.txt
   report --format markdown math_eval_ratio_*.jsonl >t.md
   [ "$(wc -l <t.md)" = 4 ]
   sed -n 2p t.md | grep -qE '^(\| :?-+:? )+\|$'
   row 0 1 true 1 1 ', "is_correct_compat": false' | report >c.txt
   grep -q 'compat %' c.txt
+  { row 0 1 true 1 1; row 0 1 true 1 1 | sed 's/"math"/"gsm8k"/'; } | report | grep -qE '^run +benchmark +ratio'
+  { cat math_eval_ratio_1.jsonl; row 0 0.5 true 5 5; row 77 0.5 true 5 5; } | report | grep -qE ' 1$' # pairs, when fewer than n
+}
+
+@test "report: LABEL= names the files behind it; each run is paired with its own ratio 1" {
+  rows
+  for f in math_eval_ratio_*.jsonl; do sed 's/"think_tokens": 27/"think_tokens": 9/' $f >dual_${f#math_}; done
+  report --format jsonl base=math_eval_ratio_1.jsonl standard= math_eval_ratio_*.jsonl dual= dual_*.jsonl >t.jsonl
+  [ "$(jq -r '"\(.run) \(.compression_ratio) \(.baseline_run) \(.length_ratio)"' t.jsonl | paste -sd,)" = \
+    "base 1 base 1,standard 1 standard 1,standard 0.5 standard 0.6,dual 1 dual 1,dual 0.5 dual 0.2" ]
+  report --pair --format jsonl base=math_eval_ratio_1.jsonl dual= dual_*.jsonl |
+    jq -se '.[1:] | map(.baseline_run) == ["base", "base"]'
+}
+
+@test "report: --keep-going leaves broken rows out, names them and exits 3" {
+  rows
+  { head -1 math_eval_ratio_1.jsonl; echo '{"broken'; sed -n '2p' math_eval_ratio_1.jsonl; echo '{"source_id": "a"}'; } >b.jsonl
+  fails 1 '^report: b.jsonl:2: ' report -o t.jsonl --format jsonl b.jsonl
+  fails 3 '^report: .*b.jsonl:4: ' report --keep-going -o t.jsonl --format jsonl b.jsonl
+  grep -q 'b.jsonl:2: ' "$BATS_TEST_TMPDIR/.stderr"
+  jq -e '.questions == 2' t.jsonl
+  need gnuplot
+  fails 3 'b.jsonl:2: ' report --keep-going --plot p.svg b.jsonl
+  [ "$(grep -c 'b.jsonl:2: ' "$BATS_TEST_TMPDIR/.stderr")" = 1 ]
+  [ -e p.svg ]
+}
+
+# A log of 4 steps as train writes it: 100 tokens at 50 a second, an evaluation every second step.
+log() {
+  local s
+  for s in 1 2 3 4; do
+    echo '{"step": '$s', "epoch": '$s'.5, "loss": '"$(awk "BEGIN { print 3.5 - $s * $1 }")"', "grad_norm": 1.5, "learning_rate": 0.001, "tokens": '$((100 * s))', "tokens_per_second": 50.0, "memory": '$((s < 3 ? s * 1000000 : 2000000))'}'
+    [ $((s % 2)) = 1 ] || echo '{"step": '$s', "epoch": '$s'.5, "eval_loss": '$s'.25}'
+  done
+}
+
+@test "report: training logs are known by their content; several are compared" {
+  mkdir -p out/a out/b
+  log 0.5 >out/a/metrics.jsonl
+  log 0.25 >out/b/metrics.jsonl
+  report out/a/metrics.jsonl out/b/metrics.jsonl >t.txt
+  grep -qE '^log +steps +epochs +tokens +first loss +last +best +at +eval loss +best +at +tokens/s +memory +time$' t.txt
+  grep -qE '^a +4 +4.50 +400 +3.0000 +1.5000 +1.5000 +4 +4.2500 +2.2500 +2 +50 +2 MB +8.0 s$' t.txt
+  grep -qE '^b ' t.txt
+  report --format markdown base=out/a/metrics.jsonl | grep -q '^| base |'
+  report --format jsonl <out/a/metrics.jsonl | jq -e '.log == "-" and .steps == 4 and .epochs == 4.5 and .tokens == 400 and
+    .loss_first == 3 and .loss_last == 1.5 and .loss_best_step == 4 and .eval_loss_first == 2.25 and
+    .eval_loss_last == 4.25 and .eval_loss_best_step == 2 and .tokens_per_second == 50 and .memory == 2000000 and .seconds == 8'
+  cat out/a/metrics.jsonl out/b/metrics.jsonl >two.jsonl
+  fails 1 '^report: two.jsonl:7: step 1 behind step 4' report two.jsonl
+  echo '{"step": 1, "loss": "x"}' >bad.jsonl
+  fails 1 '^report: bad.jsonl:1: .*loss' report bad.jsonl
+  rows
+  report math_eval_ratio_1.jsonl out/a/metrics.jsonl >both.txt
+  [ "$(grep -c '^$' both.txt)" = 1 ]
+  need gnuplot
+  report --plot l.svg out/?/metrics.jsonl >/dev/null
+  grep -q 'b eval' l.svg
+  fails 1 'both in the input' report --plot both.svg math_eval_ratio_1.jsonl out/a/metrics.jsonl
+  [ ! -e both.svg ]
+}
+
+@test "report --wandb: a run for each ratio and each log, twice the same bytes" {
+  rows
+  mkdir out
+  log 0.5 >out/metrics.jsonl
+  for d in x y; do report --wandb $d --project p -q math_eval_ratio_*.jsonl out/metrics.jsonl >/dev/null; done
+  [ "$(ls -d x/wandb/offline-run-19700101_000000-???????? | wc -l)" = 3 ]
+  (cd x && find . -type f ! -name '*.run.json' | sort | xargs sha256sum) >x.sum
+  (cd y && sha256sum -c ../x.sum)
+  n=0
+  for f in x/wandb/offline-run-*; do
+    id=${f##*-}
+    [ -s "$f/run-$id.wandb" ]
+    [ -d "$f/files" ]
+    jq -e '.program == "report" and (.inputs | length) == 1' "$f/run-$id.wandb.run.json" >/dev/null
+    for t in "$f"/files/media/table/eval/sample_cots_0_*.table.json; do
+      [ ! -e "$t" ] || { jq -e '(.columns | length) == 9 and (.data | length) == 10' "$t"; n=$((n + 1)); }
+    done
+  done
+  [ "$n" = 2 ]
+  # one file alone is the same run: other inputs of the command are not in it
+  report --wandb z --project p -q math_eval_ratio_1.jsonl >/dev/null
+  report --wandb z --project q -q math_eval_ratio_1.jsonl >/dev/null
+  [ "$(ls z/wandb | wc -l)" = 2 ]
+  [ "$(ls x/wandb z/wandb | grep -v : | grep -c offline)" = 5 ]
+}
+
+@test "report --wandb: times come from the manifests; what W&B would refuse is refused first" {
+  rows
+  "$BIN/select" -q -o math_eval_ratio_0.7.jsonl math_eval_ratio_1.jsonl
+  report --wandb x -q math_eval_ratio_0.7.jsonl >/dev/null
+  at=$(jq -r .started math_eval_ratio_0.7.jsonl.run.json | tr -d ':Z-' | tr T _)
+  ls x/wandb | grep -q "^offline-run-$at-"
+  grep -q 'latent 0' x/wandb/*/run-*.wandb
+  fails 2 'project a/b: W&B wants' report --wandb x --project a/b math_eval_ratio_1.jsonl
+  fails 2 'are of --wandb' report --project p math_eval_ratio_1.jsonl
+  fails 2 'name the files' report --wandb x <math_eval_ratio_1.jsonl
+  : >file
+  fails 1 '^report: file' report --wandb file math_eval_ratio_1.jsonl
 }
 
 @test "report: --pair compares with the first file" {

@@ -158,7 +158,7 @@ static void the_references_rows_are_read(void **state)
     add(&r, "ref",
         "{\"source_id\": \"gsm8k_test_0\", \"num_tokens\": 7, \"think_tokens\": 3, \"is_correct\": true, "
         "\"extracted\": \"5\"}");
-    results_file(&r);
+    results_file(&r, 1);
     add(&r, "ref",
         "{\"source_id\": \"gsm8k_test_0\", \"num_tokens\": 7, \"think_tokens\": 3, \"is_correct\": false, "
         "\"extracted\": null}");
