@@ -158,7 +158,16 @@ static void fill_pair(struct table *t, const struct report_line *l)
         buf_printf(table_cell(t, PAIRS), "%lld", (long long)l->pair.questions);
 }
 
-static void fill_row(struct table *t, const struct report_line *l, bool several)
+/* Do the reference's rules judge any set differently? (A new row's verdict under them is always there.) */
+static bool compat_differs(const struct report *rep)
+{
+    for (size_t i = 0; i < rep->n; i++)
+        if (fabs(rep->v[i].sum.accuracy_compat - rep->v[i].sum.accuracy) > 1e-9)
+            return true;
+    return false;
+}
+
+static void fill_row(struct table *t, const struct report_line *l, bool several, bool compat)
 {
     const struct result_summary *s = &l->sum;
     table_row(t);
@@ -170,7 +179,7 @@ static void fill_row(struct table *t, const struct report_line *l, bool several)
         buf_printf(table_cell(t, N), "/%lld", (long long)s->samples);
     table_real(t, ACCURACY, "%.1f", 100 * s->accuracy);
     put_interval(table_cell(t, ACCURACY_95), s->accuracy_95, "%.1f-%.1f");
-    table_real(t, COMPAT, "%.1f", 100 * s->accuracy_compat);
+    table_real(t, COMPAT, "%.1f", compat ? 100 * s->accuracy_compat : NAN);
     if (!isnan(s->pass_at_k))
         buf_printf(table_cell(t, PASS), "%.1f @%lld", 100 * s->pass_at_k, (long long)s->per_question);
     put_length(t, THINK, s->think.mean);
@@ -189,7 +198,7 @@ void report_table(const struct report *rep, bool markdown, struct buf *out)
     struct table_column column[COLUMNS];
     struct table t;
     struct buf head = BUF_INIT;
-    bool several = !one_benchmark(rep);
+    bool several = !one_benchmark(rep), compat = compat_differs(rep);
     memcpy(column, heads, sizeof column);
     if (!several) {
         buf_puts(&head, rep->v[0].set->benchmark);
@@ -197,7 +206,7 @@ void report_table(const struct report *rep, bool markdown, struct buf *out)
     }
     table_open(&t, column, COLUMNS);
     for (size_t i = 0; i < rep->n; i++)
-        fill_row(&t, &rep->v[i], several);
+        fill_row(&t, &rep->v[i], several, compat);
     if (markdown)
         table_markdown(&t, out);
     else

@@ -40,6 +40,8 @@ rows() {
   sed -n 2p t.md | grep -qE '^(\| :?-+:? )+\|$'
   row 0 1 true 1 1 ', "is_correct_compat": false' | report >c.txt
   grep -q 'compat %' c.txt
+  row 0 1 true 1 1 ', "is_correct_compat": true' | report >c.txt
+  not grep -q 'compat %' c.txt
   { row 0 1 true 1 1; row 0 1 true 1 1 | sed 's/"math"/"gsm8k"/'; } | report | grep -qE '^run +benchmark +ratio'
   { cat math_eval_ratio_1.jsonl; row 0 0.5 true 5 5; row 77 0.5 true 5 5; } | report | grep -qE ' 1$' # pairs, when fewer than n
 }
