@@ -128,7 +128,7 @@ static const struct table_column heads[COLUMNS] = {
     [THINK] = { "think", false },     [P50] = { "p50", false },
     [P90] = { "p90", false },         [LENGTH] = { "len", false },
     [CORRECT] = { "right", false },   [SPENT] = { "spent", false },
-    [CUT] = { "cut %", false },       [NONE] = { "none %", false },
+    [CUT] = { "cut", false },         [NONE] = { "none", false },
     [CHANGE] = { "change", false },   [CHANGE_95] = { "95 %", false },
     [PAIRS] = { "pairs", false },
 };

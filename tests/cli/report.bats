@@ -30,7 +30,7 @@ rows() {
 @test "report: text and Markdown have the columns that have values, in 110 characters" {
   rows
   report math_eval_ratio_*.jsonl >t.txt
-  grep -qE '^math +ratio +n +acc % +95 % +think +p50 +p90 +len +right +spent +cut % +none % +change +95 %$' t.txt
+  grep -qE '^math +ratio +n +acc % +95 % +think +p50 +p90 +len +right +spent +cut +none +change +95 %$' t.txt
   grep -qE '^math +1 +10 +80.0 +49.0-94.3 +45.0 +45 +81 +1.00 +45.0 +68.8 +10.0 +20.0 +- +-$' t.txt
   grep -qE '^math +0.5 +10 +70.0 .* 0.60 +50.0 +71.4 +0.0 +30.0 +-10.0 +-[0-9.]+\.\.\+[0-9.]+$' t.txt
   [ "$(wc -L <t.txt)" -le 110 ]
