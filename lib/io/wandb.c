@@ -465,21 +465,37 @@ static int write_media(const struct wandb *w, const char *folder, struct err *e)
     return rc;
 }
 
-static int write_manifest(const struct wandb *w, const char *path, struct manifest *m, struct err *e)
+static int write_manifest(const struct wandb *w, const char *to, struct manifest *m, struct err *e)
 {
     struct buf text = BUF_INIT, part = BUF_INIT;
-    char *to = manifest_path(path);
     buf_printf(&part, "wandb %s", w->id);
     free(m->part);
     m->part = buf_take(&part);
-    m->records = w->records;
+    buf_printf(&part, "{\"messages\": %" PRId64 ", \"history\": %" PRId64 "}", w->records, w->rows);
+    free(m->counts);
+    m->counts = buf_take(&part);
+    m->records = 0; /* lines, as in every manifest, though here they mean nothing */
+    for (size_t i = 0; i < w->log.len; i++)
+        m->records += w->log.s[i] == '\n';
     m->bytes = (int64_t)w->log.len;
     hash_hex(hash_bytes(w->log.s, w->log.len), m->output);
     hash_hex(manifest_key(m, true), m->key);
     manifest_write(m, &text);
     int rc = file_write_atomic(to, text.s, text.len, e);
     buf_release(&text);
-    free(to);
+    return rc;
+}
+
+/* A run file that is there already, whole, keeps its place; so does its manifest, unless a kill came between the two.
+ */
+static int write_run(const struct wandb *w, const char *path, struct manifest *m, struct err *e)
+{
+    bool there = file_is(path, w->log.s, w->log.len);
+    char *about = manifest_path(path);
+    int rc = there ? 0 : file_write_atomic(path, w->log.s, w->log.len, e);
+    if (rc == 0 && m && !(there && file_exists(about)))
+        rc = write_manifest(w, about, m, e);
+    free(about);
     return rc;
 }
 
@@ -492,11 +508,8 @@ int wandb_write(struct wandb *w, const char *dir, struct manifest *m, struct buf
     folder_name(w, dir, &where);
     buf_printf(&path, "%s/run-%s.wandb", where.s, w->id);
     int rc = write_media(w, where.s, e);
-    if (rc == 0 && !file_is(path.s, w->log.s, w->log.len)) {
-        rc = file_write_atomic(path.s, w->log.s, w->log.len, e);
-        if (rc == 0 && m)
-            rc = write_manifest(w, path.s, m, e);
-    }
+    if (rc == 0)
+        rc = write_run(w, path.s, m, e);
     buf_puts(folder, where.s);
     buf_release(&path);
     buf_release(&where);

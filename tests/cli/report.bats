@@ -118,11 +118,18 @@ log() {
     [ -s "$f/run-$id.wandb" ]
     [ -d "$f/files" ]
     jq -e '.program == "report" and (.inputs | length) == 1' "$f/run-$id.wandb.run.json" >/dev/null
+    verify -q "$f/run-$id.wandb"
     for t in "$f"/files/media/table/eval/sample_cots_0_*.table.json; do
       [ ! -e "$t" ] || { jq -e '(.columns | length) == 9 and (.data | length) == 10' "$t"; n=$((n + 1)); }
     done
   done
   [ "$n" = 2 ]
+  # what is there stays, what is missing comes back
+  rm x/wandb/*/run-*.run.json
+  touch -d 2001-01-01 x/wandb/*/run-*.wandb
+  report --wandb x --project p -q math_eval_ratio_*.jsonl out/metrics.jsonl >/dev/null
+  [ "$(ls x/wandb/*/run-*.run.json | wc -l)" = 3 ]
+  [ "$(stat -c %Y x/wandb/*/run-*.wandb | sort -u)" = "$(date -d 2001-01-01 +%s)" ]
   # one file alone is the same run: other inputs of the command are not in it
   report --wandb z --project p -q math_eval_ratio_1.jsonl >/dev/null
   report --wandb z --project q -q math_eval_ratio_1.jsonl >/dev/null
