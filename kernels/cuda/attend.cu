@@ -16,20 +16,6 @@ static __device__ __forceinline__ float cached(bf16 x)
     return float_of_bf16(x);
 }
 
-/* The last sequence that begins at or before row t: empty ones before it are skipped. */
-static __device__ __forceinline__ int sequence_of(const int32_t *begin, int nseq, int t)
-{
-    int lo = 0, hi = nseq;
-    while (hi - lo > 1) {
-        int mid = lo + (hi - lo) / 2;
-        if (begin[mid] <= t)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
 template <class C> static __global__ void __launch_bounds__(ATTEND_WARPS *WARP_LANES) attend_rows(attend_op o)
 {
     SHARED(float, queries, ATTEND_WARPS *HEAD_MAX);
@@ -89,6 +75,8 @@ template <class C> static __global__ void __launch_bounds__(ATTEND_WARPS *WARP_L
     for (int i = 0; i < PER_LANE; i++)
         if (lane + i * WARP_LANES < hd)
             o.out[t * q_width + static_cast<int64_t>(h) * hd + lane + i * WARP_LANES] = out[i] / sum;
+    if (o.lse && lane == 0)
+        o.lse[item] = most + logf(sum);
 }
 
 static_assert(int(KV_PAGE) == int(WARP_LANES), "a block of keys is a page");

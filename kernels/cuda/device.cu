@@ -3,50 +3,21 @@
  * Shapes are checked here, once, as front.c does it for the CPU; what lies in device memory (ids, page tables) is not
  * looked at. Activations are F32. Weights and caches hold bf16 whatever the checkpoint has (rounded to nearest even),
  * or float all of them when the device was opened so, for comparisons. The first failure is kept, later operations do
- * nothing, the next waiting call reports it. Operations of training are not there yet: calling one is such a failure.
+ * nothing, the next waiting call reports it. Operations of training: device_train.cu.
  */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/rt.h"
+#include "kernels/cuda/device.h"
 extern "C" {
 #include "kernels/plugin.h"
 }
 
-struct tensor {
-    void *data;
-    enum dtype dtype;
-    int64_t rows, cols;
-};
-
-struct weight {
-    void *data;
-    bool bf16;
-    int64_t rows, cols;
-};
-
 struct read_ticket {
     rt_ticket *t; /* NULL: the device had failed */
 };
-
-struct cuda {
-    struct device d; /* first */
-    char name[32];
-    rt *r;
-    bool f32; /* matrices hold float */
-    bool failed;
-    err reason;
-    void *scratch;
-    size_t scratch_bytes;
-    int32_t *failure; /* [2], device: see sample_op */
-};
-
-static cuda *of(device *d)
-{
-    return reinterpret_cast<cuda *>(d);
-}
 
 static void fail(cuda *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void fail(cuda *c, const char *fmt, ...)
@@ -60,23 +31,22 @@ static void fail(cuda *c, const char *fmt, ...)
     c->failed = true;
 }
 
-/* Notes a failure of the machine. */
-static void note(cuda *c, int rc, const err &why)
+void cuda_note(cuda *c, int rc, const err &why)
 {
     if (rc < 0)
         fail(c, "%s: %s", c->name, why.msg);
 }
 
-static bool alive(cuda *c)
+bool cuda_alive(cuda *c)
 {
     rt_enter(c->r);
     return !c->failed;
 }
 
-static void launched(cuda *c)
+void cuda_launched(cuda *c)
 {
     err e;
-    note(c, rt_launched(c->r, &e), e);
+    cuda_note(c, rt_launched(c->r, &e), e);
 }
 
 static int report(cuda *c, err *e)
@@ -84,26 +54,10 @@ static int report(cuda *c, err *e)
     return c->failed ? err_set(e, "%s", c->reason.msg) : 0;
 }
 
-[[noreturn]] static void bug(const char *op, const char *what)
+[[noreturn]] void cuda_bug(const char *op, const char *what)
 {
     fprintf(stderr, "latent: bug: %s: %s\n", op, what);
     abort();
-}
-
-#define WANT(op, cond)                                                                                                 \
-    do {                                                                                                               \
-        if (!(cond))                                                                                                   \
-            bug(op, "wrong shape or type: " #cond);                                                                    \
-    } while (0)
-
-static bool is(const tensor *t, enum dtype dtype, int64_t rows, int64_t cols)
-{
-    return t && t->dtype == dtype && t->rows >= rows && t->cols == cols;
-}
-
-static bool holds(const tensor *t, enum dtype dtype, int64_t n)
-{
-    return t && t->dtype == dtype && t->rows * t->cols >= n;
 }
 
 static bool caches(const tensor *k, const tensor *v, int64_t kv)
@@ -112,22 +66,7 @@ static bool caches(const tensor *k, const tensor *v, int64_t kv)
            v->cols == kv && v->rows == k->rows;
 }
 
-static float *f32(const tensor *t)
-{
-    return t ? static_cast<float *>(t->data) : nullptr;
-}
-
-static int32_t *i32(const tensor *t)
-{
-    return t ? static_cast<int32_t *>(t->data) : nullptr;
-}
-
-static size_t size_of(enum dtype t)
-{
-    return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : t == DTYPE_U8 ? 1 : 2;
-}
-
-static void *scratch(cuda *c, size_t bytes)
+void *cuda_scratch(cuda *c, size_t bytes)
 {
     err e;
     if (c->scratch_bytes >= bytes)
@@ -137,7 +76,7 @@ static void *scratch(cuda *c, size_t bytes)
     c->scratch_bytes = 0;
     bytes += bytes / 4;
     int rc = rt_alloc(c->r, &c->scratch, bytes, "work space", &e);
-    note(c, rc, e);
+    cuda_note(c, rc, e);
     c->scratch_bytes = rc < 0 ? 0 : bytes;
     return c->scratch;
 }
@@ -148,7 +87,7 @@ static int new_memory(cuda *c, void **out, int64_t rows, int64_t cols, size_t si
 {
     size_t n;
     if (rows < 0 || cols < 0)
-        bug("tensor_new", what);
+        cuda_bug("tensor_new", what);
     if (__builtin_mul_overflow(static_cast<size_t>(rows), static_cast<size_t>(cols), &n) || n > SIZE_MAX / 8)
         return err_set(e, "no memory for the %s: %lld x %lld elements", what, static_cast<long long>(rows),
                        static_cast<long long>(cols));
@@ -204,8 +143,8 @@ static void tensor_write(device *d, tensor *t, size_t first, const void *host, s
     cuda *c = of(d);
     err e;
     char *to = range_of(t, first, n, "tensor_write");
-    if (alive(c))
-        note(c, rt_write(c->r, to, host, n * size_of(t->dtype), &e), e);
+    if (cuda_alive(c))
+        cuda_note(c, rt_write(c->r, to, host, n * size_of(t->dtype), &e), e);
 }
 
 /* What the sampler could not say while it ran. */
@@ -215,7 +154,7 @@ static void look_for_failure(cuda *c)
     err e;
     if (c->failed)
         return;
-    note(c, rt_read(c->r, failure, c->failure, sizeof failure, &e), e);
+    cuda_note(c, rt_read(c->r, failure, c->failure, sizeof failure, &e), e);
     if (failure[0] == SAMPLE_NAN)
         fail(c, "NaN in logits of sampler slot %d", failure[1]);
     else if (failure[0] == SAMPLE_NO_ID)
@@ -227,8 +166,8 @@ static int tensor_read(device *d, const tensor *t, size_t first, void *host, siz
     cuda *c = of(d);
     err why;
     const char *from = range_of(t, first, n, "tensor_read");
-    if (alive(c))
-        note(c, rt_read(c->r, host, from, n * size_of(t->dtype), &why), why);
+    if (cuda_alive(c))
+        cuda_note(c, rt_read(c->r, host, from, n * size_of(t->dtype), &why), why);
     look_for_failure(c);
     return report(c, e);
 }
@@ -242,8 +181,8 @@ static int read_begin(device *d, read_ticket **out, const tensor *t, size_t firs
     *out = k;
     if (!k)
         return err_set(e, "no memory");
-    if (alive(c))
-        note(c, rt_ticket_begin(c->r, &k->t, from, n * size_of(t->dtype), &why), why);
+    if (cuda_alive(c))
+        cuda_note(c, rt_ticket_begin(c->r, &k->t, from, n * size_of(t->dtype), &why), why);
     return 0;
 }
 
@@ -255,7 +194,7 @@ static int read_wait(device *d, read_ticket *k, void *host, err *e)
     err why;
     rt_enter(c->r);
     if (k->t)
-        note(c, rt_ticket_wait(c->r, k->t, host, &why), why);
+        cuda_note(c, rt_ticket_wait(c->r, k->t, host, &why), why);
     free(k);
     return report(c, e);
 }
@@ -270,8 +209,8 @@ static int sync(device *d, err *e)
 {
     cuda *c = of(d);
     err why;
-    if (alive(c))
-        note(c, rt_sync(c->r, &why), why);
+    if (cuda_alive(c))
+        cuda_note(c, rt_sync(c->r, &why), why);
     look_for_failure(c);
     return report(c, e);
 }
@@ -357,6 +296,21 @@ static void fill_weight(void *arg, size_t at, size_t n, void *buffer)
     }
 }
 
+weight *cuda_weight_new(cuda *c, int64_t rows, int64_t cols, const char *what, err *e)
+{
+    rt_enter(c->r);
+    weight *w = static_cast<weight *>(malloc(sizeof *w));
+    if (!w) {
+        err_set(e, "no memory");
+        return nullptr;
+    }
+    *w = weight{ nullptr, rows, cols };
+    if (new_memory(c, &w->data, rows, cols, product_size(c), what, e) == 0)
+        return w;
+    free(w);
+    return nullptr;
+}
+
 static int weight_new(device *d, weight **out, const weight_part *parts, int nparts, int64_t cols, const char *what,
                       err *e)
 {
@@ -366,14 +320,10 @@ static int weight_new(device *d, weight **out, const weight_part *parts, int npa
     *out = nullptr;
     for (int i = 0; i < nparts; i++)
         rows += parts[i].rows;
-    rt_enter(c->r);
-    weight *w = static_cast<weight *>(calloc(1, sizeof *w));
+    weight *w = cuda_weight_new(c, rows, cols, what, e);
     if (!w)
-        return err_set(e, "no memory");
-    *w = weight{ nullptr, s.bf16, rows, cols };
-    size_t size = s.bf16 ? 2 : 4;
-    if (new_memory(c, &w->data, rows, cols, size, what, e) < 0 ||
-        rt_upload(c->r, w->data, static_cast<size_t>(rows * cols) * size, fill_weight, &s, e) < 0) {
+        return -1;
+    if (rt_upload(c->r, w->data, static_cast<size_t>(rows * cols) * product_size(c), fill_weight, &s, e) < 0) {
         rt_free(c->r, w->data);
         free(w);
         return -1;
@@ -389,12 +339,6 @@ static void weight_free(device *d, weight *w)
     rt_enter(of(d)->r);
     rt_free(of(d)->r, w->data);
     free(w);
-}
-
-static int weight_from_tensor(device *d, weight **out, const tensor *, const char *what, err *e)
-{
-    *out = nullptr;
-    return err_set(e, "%s: trainable weights (%s) are not built for CUDA yet; --device cpu trains", of(d)->name, what);
 }
 
 static void close_device(device *d)
@@ -414,10 +358,10 @@ static void embed_or_add(device *d, tensor *y, const weight *table, const tensor
 {
     cuda *c = of(d);
     WANT(op, is(y, DTYPE_F32, rows, table->cols) && holds(ids, DTYPE_I32, rows));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
-    op_embed(rt_stream(c->r), f32(y), table->data, table->bf16, i32(ids), rows, static_cast<int>(table->cols), add);
-    launched(c);
+    op_embed(rt_stream(c->r), f32(y), table->data, !c->f32, i32(ids), rows, static_cast<int>(table->cols), add);
+    cuda_launched(c);
 }
 
 static void embed(device *d, tensor *y, const weight *table, const tensor *ids, int rows)
@@ -430,16 +374,22 @@ static void add_row(device *d, tensor *y, const weight *table, const tensor *ids
     embed_or_add(d, y, table, ids, rows, true, "add_row");
 }
 
-/* Takes what is missing in o (scratch) and enqueues it. */
-static void multiply(cuda *c, linear_op o)
+/* Rounds x where products are of bf16, and enqueues. */
+static void multiply(cuda *c, const float *x, product_op o)
 {
-    size_t bytes = static_cast<size_t>(o.rows) * static_cast<size_t>(o.k) * 2;
-    o.scratch = o.w_bf16 ? scratch(c, bytes) : nullptr;
-    if (c->failed)
-        return;
+    o.a = x;
+    o.bf16_in = !c->f32;
+    if (o.bf16_in) {
+        int64_t n = static_cast<int64_t>(o.m) * o.k;
+        void *rounded = cuda_scratch(c, static_cast<size_t>(n) * 2);
+        if (!rounded)
+            return;
+        op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(rounded), x, n);
+        o.a = rounded;
+    }
     err e;
-    note(c, rt_linear(c->r, o, &e), e);
-    launched(c);
+    cuda_note(c, rt_product(c->r, o, &e), e);
+    cuda_launched(c);
 }
 
 static void linear(device *d, tensor *y, const tensor *x, const weight *w, const tensor *bias, int rows, bool add)
@@ -447,10 +397,18 @@ static void linear(device *d, tensor *y, const tensor *x, const weight *w, const
     cuda *c = of(d);
     WANT("linear", is(y, DTYPE_F32, rows, w->rows) && is(x, DTYPE_F32, rows, w->cols) && y->data != x->data);
     WANT("linear", !bias || holds(bias, DTYPE_F32, w->rows));
-    if (!alive(c) || rows <= 0)
+    if (!cuda_alive(c) || rows <= 0)
         return;
-    multiply(c, { f32(y), f32(x), w->data, w->bf16, f32(bias), rows, static_cast<int>(w->rows),
-                  static_cast<int>(w->cols), add, nullptr, w->rows });
+    product_op o = {};
+    o.y = f32(y);
+    o.y_stride = w->rows;
+    o.b = w->data;
+    o.bias = f32(bias);
+    o.m = rows;
+    o.n = static_cast<int>(w->rows);
+    o.k = static_cast<int>(w->cols);
+    o.add = add;
+    multiply(c, f32(x), o);
 }
 
 /* The block grows until it begins where cuBLASLt's fast algorithms want it: at 64 columns (256 bytes), and at the first
@@ -461,7 +419,7 @@ static void linear_block(device *d, tensor *y, const tensor *x, const weight *w,
     WANT("linear_block", row >= 0 && rows >= 0 && is(y, DTYPE_F32, row + rows, w->rows));
     WANT("linear_block", is(x, DTYPE_F32, row + rows, w->cols) && y->data != x->data);
     WANT("linear_block", col >= 0 && cols >= 0 && col <= w->rows - cols);
-    if (!alive(c) || rows <= 0 || cols <= 0)
+    if (!cuda_alive(c) || rows <= 0 || cols <= 0)
         return;
     int64_t first = col / 64 * 64, end = (col + cols + 63) / 64 * 64, n = w->rows, k = w->cols;
     end = end < n ? end : n;
@@ -469,19 +427,24 @@ static void linear_block(device *d, tensor *y, const tensor *x, const weight *w,
         rows += row;
         row = 0;
     }
-    const char *from = static_cast<const char *>(w->data) + first * k * (w->bf16 ? 2 : 4);
-    multiply(c, { f32(y) + row * n + first, f32(x) + row * k, from, w->bf16, nullptr, rows,
-                  static_cast<int>(end - first), static_cast<int>(k), false, nullptr, n });
+    product_op o = {};
+    o.y = f32(y) + row * n + first;
+    o.y_stride = n;
+    o.b = static_cast<const char *>(w->data) + static_cast<size_t>(first * k) * product_size(c);
+    o.m = rows;
+    o.n = static_cast<int>(end - first);
+    o.k = static_cast<int>(k);
+    multiply(c, f32(x) + row * k, o);
 }
 
 static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, float eps, int rows, int cols)
 {
     cuda *c = of(d);
     WANT("rmsnorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols) && holds(g, DTYPE_F32, cols));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     op_rmsnorm(rt_stream(c->r), f32(y), f32(x), nullptr, f32(g), eps, rows, cols);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, const tensor *b, float eps, int rows,
@@ -490,59 +453,50 @@ static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, co
     cuda *c = of(d);
     WANT("layernorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols));
     WANT("layernorm", holds(g, DTYPE_F32, cols) && holds(b, DTYPE_F32, cols));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     op_layernorm(rt_stream(c->r), f32(y), f32(x), f32(g), f32(b), eps, rows, cols);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void add(device *d, tensor *y, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
     WANT("add", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     op_add(rt_stream(c->r), f32(y), f32(x), n);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void silu_mul(device *d, tensor *y, const tensor *gate_up, int rows, int cols)
 {
     cuda *c = of(d);
     WANT("silu_mul", is(y, DTYPE_F32, rows, cols) && is(gate_up, DTYPE_F32, rows, 2 * static_cast<int64_t>(cols)));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     op_silu_mul(rt_stream(c->r), f32(y), f32(gate_up), rows, cols);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void gelu(device *d, tensor *y, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
     WANT("gelu", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     op_gelu(rt_stream(c->r), f32(y), f32(x), n);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void gather_rows(device *d, tensor *y, const tensor *x, const tensor *index, int n, int cols)
 {
     cuda *c = of(d);
     WANT("gather_rows", is(y, DTYPE_F32, n, cols) && is(x, DTYPE_F32, 0, cols) && holds(index, DTYPE_I32, n));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     op_gather(rt_stream(c->r), f32(y), f32(x), i32(index), n, cols);
-    launched(c);
-}
-
-static void copy(device *d, tensor *y, const tensor *x, int64_t n)
-{
-    cuda *c = of(d);
-    err e;
-    WANT("copy", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
-    if (alive(c))
-        note(c, rt_copy(c->r, y->data, x->data, static_cast<size_t>(n) * 4, &e), e);
+    cuda_launched(c);
 }
 
 static void rope(device *d, const rope_args *a)
@@ -556,7 +510,7 @@ static void rope(device *d, const rope_args *a)
     WANT("rope", is(a->cos, DTYPE_F32, 0, a->rotary / 2) && is(a->sin, DTYPE_F32, a->cos->rows, a->rotary / 2));
     WANT("rope", holds(a->table_row, DTYPE_I32, a->rows) && !a->k_cache == !a->v_cache);
     WANT("rope", !a->k_cache || (caches(a->k_cache, a->v_cache, kv) && holds(a->cache_row, DTYPE_I32, a->rows)));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     rope_op o = {};
     o.qkv = f32(a->qkv);
@@ -578,7 +532,7 @@ static void rope(device *d, const rope_args *a)
     o.head_dim = a->head_dim;
     o.rotary = a->rotary;
     op_rope(rt_stream(c->r), o);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void attend(device *d, const attend_args *a)
@@ -590,7 +544,7 @@ static void attend(device *d, const attend_args *a)
     WANT("attend", caches(a->k, a->v, kv) && a->page_table->dtype == DTYPE_I32);
     WANT("attend", holds(a->seq_slot, DTYPE_I32, a->nseq) && holds(a->context, DTYPE_I32, a->nseq));
     WANT("attend", holds(a->q_begin, DTYPE_I32, a->nseq + 1));
-    if (!alive(c) || a->rows == 0)
+    if (!cuda_alive(c) || a->rows == 0)
         return;
     attend_op o = {};
     o.out = f32(a->out);
@@ -613,25 +567,22 @@ static void attend(device *d, const attend_args *a)
     o.causal = true;
     if (attend_mma_takes(o)) {
         bool decode = a->rows <= a->nseq; /* a guess at the shape: both ways give the same bits for any batch */
-        void *parts = scratch(c, attend_mma_scratch(o, decode));
+        void *parts = cuda_scratch(c, attend_mma_scratch(o, decode));
         if (c->failed)
             return;
         op_attend_mma(rt_stream(c->r), o, decode, parts);
     } else {
         op_attend(rt_stream(c->r), o);
     }
-    launched(c);
+    cuda_launched(c);
 }
 
-static void attend_varlen(device *d, const attend_varlen_args *a)
+attend_op cuda_varlen_op(const attend_varlen_args *a, const char *op)
 {
-    cuda *c = of(d);
     int64_t kv = static_cast<int64_t>(a->kv_heads) * a->head_dim, q = static_cast<int64_t>(a->heads) * a->head_dim;
-    WANT("attend_varlen", a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_dim <= 256);
-    WANT("attend_varlen", is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
-    WANT("attend_varlen", holds(a->begin, DTYPE_I32, a->nseq + 1));
-    if (!alive(c) || a->rows == 0)
-        return;
+    WANT(op, a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_dim <= 256);
+    WANT(op, is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
+    WANT(op, holds(a->begin, DTYPE_I32, a->nseq + 1));
     attend_op o = {};
     o.out = f32(a->out);
     o.qkv = f32(a->qkv);
@@ -644,8 +595,23 @@ static void attend_varlen(device *d, const attend_varlen_args *a)
     o.scale = a->scale;
     o.window = a->window;
     o.causal = a->causal;
+    return o;
+}
+
+void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse)
+{
+    cuda *c = of(d);
+    attend_op o = cuda_varlen_op(a, "attend_varlen");
+    o.lse = lse;
+    if (!cuda_alive(c) || a->rows == 0)
+        return;
     op_attend(rt_stream(c->r), o);
-    launched(c);
+    cuda_launched(c);
+}
+
+static void attend_varlen(device *d, const attend_varlen_args *a)
+{
+    cuda_attend_varlen(d, a, nullptr);
 }
 
 /* ---- ends of the network ---- */
@@ -657,10 +623,10 @@ static void logprobs(device *d, tensor *logprob, tensor *entropy, tensor *best, 
     WANT("logprobs", is(logits, DTYPE_F32, n, vocab) && vocab > 0);
     WANT("logprobs", holds(target, DTYPE_I32, n) && holds(logprob, DTYPE_F32, n));
     WANT("logprobs", (!entropy || holds(entropy, DTYPE_F32, n)) && (!best || holds(best, DTYPE_I32, n)));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     op_logprobs(rt_stream(c->r), f32(logprob), f32(entropy), i32(best), f32(logits), i32(target), n, vocab);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void sample(device *d, const sample_args *a)
@@ -671,7 +637,7 @@ static void sample(device *d, const sample_args *a)
     WANT("sample", holds(a->slot_of, DTYPE_I32, a->n) && holds(a->out_id, DTYPE_I32, a->n));
     WANT("sample", !a->out_logprob || holds(a->out_logprob, DTYPE_F32, a->n));
     WANT("sample", !a->counts || is(a->counts, DTYPE_I32, a->slots->rows, a->vocab));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     if (a->vocab > SAMPLE_VOCAB_MAX) {
         fail(c, "%s: a vocabulary of %d ids: the sampler takes at most %d", c->name, a->vocab, SAMPLE_VOCAB_MAX);
@@ -688,7 +654,7 @@ static void sample(device *d, const sample_args *a)
     o.n = a->n;
     o.vocab = a->vocab;
     op_sample(rt_stream(c->r), o);
-    launched(c);
+    cuda_launched(c);
 }
 
 static void decode_inputs(device *d, const decode_inputs_args *a)
@@ -700,7 +666,7 @@ static void decode_inputs(device *d, const decode_inputs_args *a)
     WANT(op, a->page_table->dtype == DTYPE_I32 && a->page_table->rows >= a->slots->rows);
     WANT(op, holds(a->ids, DTYPE_I32, a->n) && holds(a->table_row, DTYPE_I32, a->n));
     WANT(op, holds(a->context, DTYPE_I32, a->n) && holds(a->cache_row, DTYPE_I32, a->n));
-    if (!alive(c))
+    if (!cuda_alive(c))
         return;
     decode_inputs_op o = { i32(a->slot_of),
                            static_cast<sample_slot *>(a->slots->data),
@@ -713,69 +679,7 @@ static void decode_inputs(device *d, const decode_inputs_args *a)
                            a->n,
                            static_cast<int>(a->page_table->cols) };
     op_decode_inputs(rt_stream(c->r), o);
-    launched(c);
-}
-
-/* ---- what is not there yet: a failure that names itself, never a silent wrong result ---- */
-
-template <class... A> struct missing {
-    template <int op> static void call(device *d, A...);
-};
-
-static const char *const missing_names[] = {
-    "weight_refresh",
-    "copy_block",
-    "fill",
-    "scale",
-    "dropout",
-    "linear_dx",
-    "linear_dw",
-    "embed_backward",
-    "rmsnorm_backward",
-    "layernorm_backward",
-    "silu_mul_backward",
-    "gelu_backward",
-    "rope_backward",
-    "attend_varlen_keep",
-    "attend_varlen_backward",
-    "scatter_rows",
-    "cross_entropy",
-    "sum_squares",
-    "adamw",
-};
-
-template <class... A> template <int op> void missing<A...>::call(device *d, A...)
-{
-    fail(of(d), "%s: the operation %s of training is not built for CUDA yet; --device cpu trains", of(d)->name,
-         missing_names[op]);
-}
-
-template <int op, class... A> static void refuse(void (**slot)(device *, A...))
-{
-    *slot = missing<A...>::template call<op>;
-}
-
-static void refuse_training(device *d)
-{
-    refuse<0>(&d->weight_refresh);
-    refuse<1>(&d->copy_block);
-    refuse<2>(&d->fill);
-    refuse<3>(&d->scale);
-    refuse<4>(&d->dropout);
-    refuse<5>(&d->linear_dx);
-    refuse<6>(&d->linear_dw);
-    refuse<7>(&d->embed_backward);
-    refuse<8>(&d->rmsnorm_backward);
-    refuse<9>(&d->layernorm_backward);
-    refuse<10>(&d->silu_mul_backward);
-    refuse<11>(&d->gelu_backward);
-    refuse<12>(&d->rope_backward);
-    refuse<13>(&d->attend_varlen_keep);
-    refuse<14>(&d->attend_varlen_backward);
-    refuse<15>(&d->scatter_rows);
-    refuse<16>(&d->cross_entropy);
-    refuse<17>(&d->sum_squares);
-    refuse<18>(&d->adamw);
+    cuda_launched(c);
 }
 
 static void fill_table(device *d)
@@ -809,9 +713,7 @@ static void fill_table(device *d)
     d->logprobs = logprobs;
     d->sample = sample;
     d->decode_inputs = decode_inputs;
-    d->weight_from_tensor = weight_from_tensor;
-    d->copy = copy;
-    refuse_training(d);
+    cuda_train_init(d);
 }
 
 /* The one symbol of the plugin. */

@@ -21,13 +21,19 @@ void op_silu_mul(stream_t st, float *y, const float *gate_up, int rows, int cols
 void op_gelu(stream_t st, float *y, const float *x, int64_t n);
 void op_gather(stream_t st, float *y, const float *x, const int32_t *index, int n, int cols);
 void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n);
-void op_add_bias(stream_t st, float *y, const float *bias, int rows, int cols);
-/* y [rows, n] = x W^T + bias (or +=), a row of y being ldy long; plain float sums in the order of k: what the emulation
- * multiplies with, and the device where cuBLASLt has no algorithm (rows of odd length). w_bf16: x is rounded to bf16
- * too, as the tensor cores see it.
- */
-void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows,
-                     int n, int64_t ldy, int k, bool add);
+/* y = a b^T + bias, or += . Both operands are bf16, or both float; a turned one lies the other way round in memory. */
+struct product_op {
+    float *y;          /* [m, n], a row being y_stride long */
+    const void *a, *b; /* [m, k], [n, k]; turned: [k, m], [k, n] */
+    bool bf16_in, a_turned, b_turned;
+    const float *bias; /* [n] or NULL */
+    int m, n, k;
+    bool add;
+    int64_t y_stride;
+};
+/* Plain float sums in the order of k: what the emulation multiplies with, and the device where cuBLASLt has no
+ * algorithm (rows of odd length). */
+void op_product_plain(stream_t st, const product_op &o);
 
 struct rope_op {
     float *qkv;
@@ -61,7 +67,21 @@ struct attend_op {
     float scale;
     int window;
     bool causal;
+    float *lse; /* [rows, heads] log of the sum of e^score: op_attend writes it unless NULL, the way back reads it */
 };
+/* The last sequence that begins at or before row t: empty ones before it are skipped. */
+static __device__ __forceinline__ int sequence_of(const int32_t *begin, int nseq, int t)
+{
+    int lo = 0, hi = nseq;
+    while (hi - lo > 1) {
+        int mid = lo + (hi - lo) / 2;
+        if (begin[mid] <= t)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
 /* Any head_dim, F32 or bf16 cache, float sums. */
 void op_attend(stream_t st, const attend_op &o);
 /* bf16 cache and head_dim 16, 32, 64 or 128: tensor cores. Split-KV with ATTEND_SPLIT positions a split when every

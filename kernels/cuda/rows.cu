@@ -175,51 +175,33 @@ void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n)
         LAUNCH(to_bf16_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
 }
 
-static __global__ void __launch_bounds__(FLAT_THREADS) add_bias_flat(float *y, const float *bias, int64_t n, int cols)
-{
-    int64_t i = flat_index();
-    if (i < n)
-        y[i] += bias[i % cols];
-}
-
-void op_add_bias(stream_t st, float *y, const float *bias, int rows, int cols)
-{
-    int64_t n = static_cast<int64_t>(rows) * cols;
-    if (n > 0)
-        LAUNCH(add_bias_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, bias, n, cols);
-}
-
-template <class T>
-static __global__ void __launch_bounds__(FLAT_THREADS)
-    linear_flat(float *y, const float *x, const T *w, const float *bias, int64_t total, int n, int64_t ldy, int k,
-                bool add)
+template <class T> static __global__ void __launch_bounds__(FLAT_THREADS) product_flat(product_op o, int64_t total)
 {
     int64_t i = flat_index();
     if (i >= total)
         return;
-    const float *xr = x + i / n * k;
-    const T *wr = w + i % n * k;
+    int64_t row = i / o.n, col = i % o.n;
+    const T *a = static_cast<const T *>(o.a) + (o.a_turned ? row : row * o.k);
+    const T *b = static_cast<const T *>(o.b) + (o.b_turned ? col : col * o.k);
+    int64_t a_step = o.a_turned ? o.m : 1, b_step = o.b_turned ? o.n : 1;
     float sum = 0;
-    for (int j = 0; j < k; j++)
-        sum = fmaf(sizeof(T) == 2 ? float_of_bf16(bf16_of_float(xr[j])) : xr[j], as_float(wr[j]), sum);
-    if (bias)
-        sum += bias[i % n];
-    float *to = y + i / n * ldy + i % n;
-    *to = add ? *to + sum : sum;
+    for (int64_t j = 0; j < o.k; j++)
+        sum = fmaf(as_float(a[j * a_step]), as_float(b[j * b_step]), sum);
+    if (o.bias)
+        sum += o.bias[col];
+    float *to = o.y + row * o.y_stride + col;
+    *to = o.add ? *to + sum : sum;
 }
 
-void op_linear_plain(stream_t st, float *y, const float *x, const void *w, bool w_bf16, const float *bias, int rows,
-                     int n, int64_t ldy, int k, bool add)
+void op_product_plain(stream_t st, const product_op &o)
 {
-    int64_t total = static_cast<int64_t>(rows) * n;
+    int64_t total = static_cast<int64_t>(o.m) * o.n;
     if (total <= 0)
         return;
-    if (w_bf16)
-        LAUNCH((linear_flat<bf16>), flat_blocks(total), FLAT_THREADS, 0, st, y, x, static_cast<const bf16 *>(w), bias,
-               total, n, ldy, k, add);
+    if (o.bf16_in)
+        LAUNCH((product_flat<bf16>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
     else
-        LAUNCH((linear_flat<float>), flat_blocks(total), FLAT_THREADS, 0, st, y, x, static_cast<const float *>(w), bias,
-               total, n, ldy, k, add);
+        LAUNCH((product_flat<float>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
 }
 
 /* ---- q/k norm, rotation, append: one block a token, a warp takes head after head ---- */

@@ -36,19 +36,6 @@ int rt_upload(rt *r, void *to, size_t bytes, rt_fill *fill, void *arg, err *e);
 int rt_launched(rt *r, err *e); /* did the launches so far start? does not wait */
 int rt_sync(rt *r, err *e);
 
-/* y [rows, n] = x W^T + bias, or += ; a row of y is ldy long; x float [rows, k]; w_bf16 says what W [n, k] holds.
- * scratch: rows * k bf16. y and W begin at multiples of 256 bytes. */
-struct linear_op {
-    float *y;
-    const float *x;
-    const void *w;
-    bool w_bf16;
-    const float *bias;
-    int rows, n, k;
-    bool add;
-    void *scratch;
-    int64_t ldy;
-};
-int rt_linear(rt *r, const linear_op &o, err *e);
+int rt_product(rt *r, const product_op &o, err *e);
 
 #endif

@@ -1,7 +1,7 @@
 /* rt_cuda.cu - the machine of rt.h: CUDA runtime and cuBLASLt. Compiled here and linked; it waits for a device to run
  * on (tests/bench/device.sh).
  *
- * Linear: bf16 weights multiply with x rounded to bf16, sums in float; float weights in full float (no TF32).
+ * Products: bf16 operands with sums in float; float operands in full float (no TF32).
  * cuBLASLt's heuristic chooses by the number of rows, so the order of a sum may differ between batch sizes: the promise
  * that a row does not depend on the other rows does not hold for linear here yet (the numerics class says "cublas"). */
 #include "kernels/cuda/rt.h"
@@ -15,9 +15,8 @@ enum { PLANS = 512 };
 
 /* One shape that has been multiplied before: heuristics cost more than a small multiplication. */
 struct plan {
-    int rows, n, k;
-    int64_t ldy;
-    bool bf16, bias, add, usable;
+    product_op o; /* shape and form; not where things lie */
+    bool usable;
     cublasLtMatmulAlgo_t algo;
 };
 
@@ -253,61 +252,68 @@ int rt_sync(rt *r, err *e)
 
 /* ---- multiplication ---- */
 
-/* Column-major, as cuBLAS sees it: y^T [n, rows] = W [n, k] x^T [k, rows]; W lies transposed, k by k. */
+/* Column-major, as cuBLAS sees it: y^T [n, m] = b [n, k] a^T [k, m]. b as it lies is k by n, turned n by k; a is k by
+ * m, turned m by k. */
 struct matmul {
     cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatrixLayout_t b, a, y;
 };
 
 static void matmul_free(matmul *m)
 {
     if (m->desc)
         (void)cublasLtMatmulDescDestroy(m->desc);
-    if (m->w)
-        (void)cublasLtMatrixLayoutDestroy(m->w);
-    if (m->x)
-        (void)cublasLtMatrixLayoutDestroy(m->x);
+    if (m->b)
+        (void)cublasLtMatrixLayoutDestroy(m->b);
+    if (m->a)
+        (void)cublasLtMatrixLayoutDestroy(m->a);
     if (m->y)
         (void)cublasLtMatrixLayoutDestroy(m->y);
 }
 
-static bool matmul_make(matmul *m, const linear_op &o)
+static bool matmul_make(matmul *x, const product_op &o)
 {
-    cudaDataType_t in = o.w_bf16 ? CUDA_R_16BF : CUDA_R_32F;
-    cublasOperation_t transposed = CUBLAS_OP_T;
+    cudaDataType_t in = o.bf16_in ? CUDA_R_16BF : CUDA_R_32F;
+    cublasOperation_t turn_b = o.b_turned ? CUBLAS_OP_N : CUBLAS_OP_T, turn_a = o.a_turned ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    uint64_t n = static_cast<uint64_t>(o.n), k = static_cast<uint64_t>(o.k), rows = static_cast<uint64_t>(o.rows);
-    *m = matmul{ nullptr, nullptr, nullptr, nullptr };
-    bool ok = !cublasLtMatmulDescCreate(&m->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) &&
-              !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) &&
-              !cublasLtMatrixLayoutCreate(&m->w, in, k, n, o.k) &&
-              !cublasLtMatrixLayoutCreate(&m->x, in, k, rows, o.k) &&
-              !cublasLtMatrixLayoutCreate(&m->y, CUDA_R_32F, n, rows, o.ldy);
+    uint64_t m = static_cast<uint64_t>(o.m), n = static_cast<uint64_t>(o.n), k = static_cast<uint64_t>(o.k);
+    *x = matmul{ nullptr, nullptr, nullptr, nullptr };
+    bool ok = !cublasLtMatmulDescCreate(&x->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) &&
+              !cublasLtMatmulDescSetAttribute(x->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turn_b, sizeof turn_b) &&
+              !cublasLtMatmulDescSetAttribute(x->desc, CUBLASLT_MATMUL_DESC_TRANSB, &turn_a, sizeof turn_a) &&
+              !(o.b_turned ? cublasLtMatrixLayoutCreate(&x->b, in, n, k, o.n)
+                           : cublasLtMatrixLayoutCreate(&x->b, in, k, n, o.k)) &&
+              !(o.a_turned ? cublasLtMatrixLayoutCreate(&x->a, in, m, k, o.m)
+                           : cublasLtMatrixLayoutCreate(&x->a, in, k, m, o.k)) &&
+              !cublasLtMatrixLayoutCreate(&x->y, CUDA_R_32F, n, m, o.y_stride);
     if (ok && o.bias)
-        ok = !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
-             !cublasLtMatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o.bias, sizeof o.bias);
+        ok = !cublasLtMatmulDescSetAttribute(x->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
+             !cublasLtMatmulDescSetAttribute(x->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o.bias, sizeof o.bias);
     return ok;
 }
 
-static plan *find_plan(rt *r, const linear_op &o, const matmul &m)
+static bool same_plan(const product_op &a, const product_op &b)
 {
-    for (int i = 0; i < r->nplans; i++) {
-        plan *p = &r->plans[i];
-        if (p->rows == o.rows && p->n == o.n && p->k == o.k && p->ldy == o.ldy && p->bf16 == o.w_bf16 &&
-            p->bias == (o.bias != nullptr) && p->add == o.add)
-            return p;
-    }
+    return a.m == b.m && a.n == b.n && a.k == b.k && a.y_stride == b.y_stride && a.bf16_in == b.bf16_in &&
+           a.a_turned == b.a_turned && a.b_turned == b.b_turned && a.add == b.add && !a.bias == !b.bias;
+}
+
+static plan *find_plan(rt *r, const product_op &o, const matmul &m)
+{
+    for (int i = 0; i < r->nplans; i++)
+        if (same_plan(r->plans[i].o, o))
+            return &r->plans[i];
     if (r->nplans == PLANS) /* many different prompt lengths: begin again */
         r->nplans = 0;
     plan *p = &r->plans[r->nplans++];
-    *p = plan{ o.rows, o.n, o.k, o.ldy, o.w_bf16, o.bias != nullptr, o.add, false, {} };
+    *p = plan{ o, false, {} };
     cublasLtMatmulPreference_t preference = nullptr;
     cublasLtMatmulHeuristicResult_t found;
     int n = 0;
     if (!cublasLtMatmulPreferenceCreate(&preference) &&
         !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE,
                                               sizeof WORKSPACE) &&
-        !cublasLtMatmulAlgoGetHeuristic(r->lt, m.desc, m.w, m.x, m.y, m.y, preference, 1, &found, &n) && n > 0) {
+        !cublasLtMatmulAlgoGetHeuristic(r->lt, m.desc, m.b, m.a, m.y, m.y, preference, 1, &found, &n) && n > 0) {
         p->algo = found.algo;
         p->usable = true;
     }
@@ -316,26 +322,20 @@ static plan *find_plan(rt *r, const linear_op &o, const matmul &m)
     return p;
 }
 
-int rt_linear(rt *r, const linear_op &o, err *e)
+int rt_product(rt *r, const product_op &o, err *e)
 {
-    matmul m;
+    matmul x;
     float one = 1, beta = o.add ? 1.0f : 0.0f;
-    bool made = matmul_make(&m, o);
-    plan *p = made ? find_plan(r, o, m) : nullptr;
+    bool made = matmul_make(&x, o);
+    plan *p = made ? find_plan(r, o, x) : nullptr;
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
-    if (p && p->usable) {
-        const void *x = o.x;
-        if (o.w_bf16) {
-            op_to_bf16(r->stream, static_cast<bf16 *>(o.scratch), o.x, static_cast<int64_t>(o.rows) * o.k);
-            x = o.scratch;
-        }
-        status = cublasLtMatmul(r->lt, m.desc, &one, o.w, m.w, x, m.x, &beta, o.y, m.y, o.y, m.y, &p->algo,
+    if (p && p->usable)
+        status = cublasLtMatmul(r->lt, x.desc, &one, o.b, x.b, o.a, x.a, &beta, o.y, x.y, o.y, x.y, &p->algo,
                                 r->workspace, WORKSPACE, r->stream);
-    } else { /* rows of odd length have no algorithm */
-        op_linear_plain(r->stream, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.ldy, o.k, o.add);
-    }
-    matmul_free(&m);
+    else /* rows of odd length have no algorithm */
+        op_product_plain(r->stream, o);
+    matmul_free(&x);
     if (status != CUBLAS_STATUS_SUCCESS)
-        return err_set(e, "cuBLASLt: %d x %d x %d failed: %s", o.rows, o.n, o.k, cublasLtGetStatusString(status));
+        return err_set(e, "cuBLASLt: %d x %d x %d failed: %s", o.m, o.n, o.k, cublasLtGetStatusString(status));
     return 0;
 }

@@ -6,6 +6,7 @@
  * found eight bits at a time in a histogram of counts and masses. Masses are integers, e^z in units of 2^-44: their
  * sums do not depend on the order in which threads come, so a draw is the same on every run. */
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/random.cuh"
 
 enum { SAMPLE_THREADS = 512, WARPS = SAMPLE_THREADS / WARP_LANES, CHUNK = 1024, CHUNKS = SAMPLE_VOCAB_MAX / CHUNK };
 enum { NO_ID = 0x7fffffff };
@@ -105,22 +106,9 @@ static __device__ __forceinline__ mass_t kept_mass(const row_view &r, int id)
 
 /* ---- the whole row ---- */
 
-static __device__ __forceinline__ double unit_draw(const sample_slot *s) /* rng_unit of lib/base/rng.c */
+static __device__ __forceinline__ double unit_draw(const sample_slot *s)
 {
-    uint32_t c[4] = { static_cast<uint32_t>(s->generated), 0, s->stream[0], s->stream[1] };
-    uint32_t k0 = s->key[0], k1 = s->key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = static_cast<uint64_t>(0xD2511F53u) * c[0], b = static_cast<uint64_t>(0xCD9E8D57u) * c[2];
-        uint32_t c1 = c[1], c3 = c[3];
-        c[0] = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-        c[1] = static_cast<uint32_t>(b);
-        c[2] = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-        c[3] = static_cast<uint32_t>(a);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    uint64_t bits = static_cast<uint64_t>(c[0] >> 5) << 26 | c[1] >> 6;
-    return static_cast<double>(bits) * (1.0 / 9007199254740992.0);
+    return unit_at(s->key[0], s->key[1], s->stream[0], s->stream[1], static_cast<uint64_t>(s->generated));
 }
 
 /* What a walk in the order of ids adds up: masses of the draw, or ones for ids with the key of a cut. */

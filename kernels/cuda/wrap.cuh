@@ -86,6 +86,10 @@ static __device__ __forceinline__ int count_bits(unsigned x)
 {
     return __popc(x);
 }
+static __device__ __forceinline__ int first_bit(unsigned x) /* x is not 0 */
+{
+    return __ffs(static_cast<int>(x)) - 1;
+}
 static __device__ __forceinline__ unsigned shared_address(const void *p)
 {
     return static_cast<unsigned>(__cvta_generic_to_shared(p));
@@ -159,6 +163,10 @@ static inline unsigned vote(bool yes, EMU_HERE)
 static inline int count_bits(unsigned x)
 {
     return __builtin_popcount(x);
+}
+static inline int first_bit(unsigned x)
+{
+    return __builtin_ctz(x);
 }
 static inline void copy16_async(void *dst, const void *src, bool valid)
 {

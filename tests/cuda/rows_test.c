@@ -367,27 +367,6 @@ static void empty(struct device *d, struct device *o)
     drop(d, o, x);
 }
 
-/* What the device cannot do is a failure that names itself, at the next call that waits. */
-static void refusal(struct device *d, struct device *o)
-{
-    (void)o;
-    struct err e = { "" };
-    struct source s = source_of(7);
-    float *v = random_floats(&s, 8, 1), got[8];
-    struct tensor *x = floats_of(d, 2, 4, v);
-    struct weight *w = NULL;
-    d->add(d, x, x, 8);
-    if (d->weight_from_tensor(d, &w, x, "LoRA A", &e) != -1 || !strstr(e.msg, "LoRA A"))
-        note_mismatch("weight_from_tensor was not refused: %s", e.msg);
-    d->scale(d, x, 2, 8);
-    if (d->tensor_read(d, x, 0, got, 8, &e) != -1 || !strstr(e.msg, "operation scale of training is not built"))
-        note_mismatch("scale was not refused: %s", e.msg);
-    if (d->sync(d, &e) != -1)
-        note_mismatch("the failure did not last");
-    d->tensor_free(d, x);
-    free(v);
-}
-
 static void test_norms(void **state)
 {
     (void)state;
@@ -440,13 +419,6 @@ static void test_empty(void **state)
     expect_right(empty);
 }
 
-static void test_refusal(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(refusal);
-}
-
 static void test_planted(void **state)
 {
     (void)state;
@@ -469,8 +441,7 @@ int main(void)
         cmocka_unit_test(test_norms),       cmocka_unit_test(test_pointwise),
         cmocka_unit_test(test_rotation),    cmocka_unit_test(test_embedding_and_linear),
         cmocka_unit_test(test_step_inputs), cmocka_unit_test(test_log_probabilities),
-        cmocka_unit_test(test_empty),       cmocka_unit_test(test_refusal),
-        cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_empty),       cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

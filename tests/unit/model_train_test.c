@@ -1,206 +1,12 @@
 /* model_train_test.c - losses, gradients and short trainings against torch and PEFT (tests/golden/train). */
-#include <math.h>
+#include "unit/train_golden.h"
 
-#include "base/file.h"
-#include "io/record.h"
-#include "io/safetensors.h"
-#include "model/parts.h"
-#include "model/train.h"
-#include "unit/test.h"
-
-enum { MAX_ROWS = 512, MAX_SEQ = 16, ROWS_IN_FILE = 8 };
-
-struct row {
-    int32_t *ids, *labels;
-    int n;
-};
-
-static int ints_of(struct json v, int32_t **out)
-{
-    struct json_iter it = json_each(v);
-    struct json x;
-    int n = 0;
-    *out = xcalloc(json_count(v) + 1, sizeof **out);
-    while (json_next(&it, NULL, &x)) {
-        int64_t k;
-        assert_true(json_int(x, &k));
-        (*out)[n++] = (int32_t)k;
-    }
-    return n;
-}
-
-static void read_rows(const char *family, struct row rows[ROWS_IN_FILE])
-{
-    struct err e = { "" };
-    char path[256];
-    const char *f = path;
-    struct rec_reader *in;
-    struct rec r;
-    int n = 0;
-    snprintf(path, sizeof path, "tests/golden/train/%s/rows.jsonl", family);
-    assert_ok(rec_open(&in, &f, 1, &e));
-    while (n < ROWS_IN_FILE && rec_read(in, &r, &e) > 0) {
-        struct json ids, labels;
-        assert_true(rec_get(&r, "ids", &ids) && rec_get(&r, "labels", &labels));
-        rows[n].n = ints_of(ids, &rows[n].ids);
-        assert_int_equal(ints_of(labels, &rows[n].labels), rows[n].n);
-        n++;
-    }
-    assert_int_equal(n, ROWS_IN_FILE);
-    rec_close(in);
-}
-
-static void free_rows(struct row rows[ROWS_IN_FILE])
-{
-    for (int i = 0; i < ROWS_IN_FILE; i++) {
-        free(rows[i].ids);
-        free(rows[i].labels);
-    }
-}
-
-/* Rows pick[0..n) packed; decoders predict the next label, encoders their own. */
-struct packed {
-    int32_t ids[MAX_ROWS], target[MAX_ROWS], begin[MAX_SEQ + 1];
-    struct train_batch b;
-    int targets;
-};
-
-static void pack(struct packed *p, const struct row *rows, const int *pick, int n, bool encoder)
-{
-    int at = 0;
-    p->targets = 0;
-    for (int s = 0; s < n; s++) {
-        const struct row *r = &rows[pick[s]];
-        p->begin[s] = at;
-        for (int i = 0; i < r->n; i++, at++) {
-            int32_t label = encoder ? r->labels[i] : i + 1 < r->n ? r->labels[i + 1] : -100;
-            p->ids[at] = r->ids[i];
-            p->target[at] = label < 0 ? -1 : label;
-            p->targets += label >= 0;
-        }
-    }
-    p->begin[n] = at;
-    p->b = (struct train_batch){ .rows = at, .nseq = n, .ids = p->ids, .begin = p->begin, .target = p->target };
-}
-
-static double number(const char *path, const char *key)
-{
-    struct err e = { "" };
-    struct buf b = BUF_INIT;
-    struct json doc, v;
-    double x = NAN;
-    assert_ok(file_read(&b, path, 0, &e));
-    assert_ok(json_parse(&doc, b.s, b.len, &e));
-    assert_true(json_get(doc, key, &v) && json_double(v, &x));
-    buf_release(&b);
-    return x;
-}
-
-static void assert_tensor(const char *name, const float *got, const float *want, int64_t n, double tol)
-{
-    double most = 0, worst = 0;
-    int64_t at = 0;
-    for (int64_t i = 0; i < n; i++)
-        most = fmax(most, fabs((double)want[i]));
-    for (int64_t i = 0; i < n; i++) {
-        double d = fabs((double)got[i] - want[i]);
-        if (!(d <= worst)) {
-            worst = d;
-            at = i;
-        }
-    }
-    if (!(worst <= tol * most + 1e-7))
-        fail_msg("%s: worst at [%lld]: got %.9g want %.9g, max |want| %.9g", name, (long long)at, (double)got[at],
-                 (double)want[at], most);
-}
-
-/* The golden gradient of a tensor, mostly-zero matrices spread out again; NULL if it has none. */
-static float *golden_grad(const struct safetensors *st, const char *name, int64_t rows, int64_t cols)
-{
-    char sparse[160];
-    float *v = xcalloc((size_t)(rows * cols), sizeof *v);
-    const struct st_tensor *t = safetensors_find(st, name);
-    if (t) {
-        assert_int_equal(t->elements, rows * cols);
-        model_floats(v, t, 0, t->elements);
-        return v;
-    }
-    snprintf(sparse, sizeof sparse, "%s@rows", name);
-    const struct st_tensor *at = safetensors_find(st, sparse);
-    snprintf(sparse, sizeof sparse, "%s@values", name);
-    const struct st_tensor *values = safetensors_find(st, sparse);
-    if (!at || !values) {
-        free(v);
-        return NULL;
-    }
-    for (uint64_t i = 0; i < at->elements; i++) {
-        int64_t r;
-        memcpy(&r, (const char *)at->data + 8 * i, 8);
-        model_floats(v + r * cols, values, i * (uint64_t)cols, (uint64_t)cols);
-    }
-    return v;
-}
-
-static int compare_grads(struct trainable *t, struct device *d, const char *path, double tol)
-{
-    struct err e = { "" };
-    struct safetensors *st;
-    int compared = 0;
-    assert_ok(safetensors_open(&st, path, &e));
-    for (size_t i = 0; i < trainable_params(t); i++) {
-        struct param *p = trainable_param(t, i);
-        int64_t n = p->rows * p->cols, at = 0, cols = p->matrix ? p->cols : 1;
-        float *got = xcalloc((size_t)n, sizeof *got);
-        assert_ok(d->tensor_read(d, p->grad, 0, got, (size_t)n, &e));
-        for (int k = 0; k < p->nparts; k++) {
-            float *want = golden_grad(st, p->part[k].name, p->part[k].rows, cols);
-            if (!want)
-                fail_msg("%s: no golden gradient of %s", path, p->part[k].name);
-            assert_tensor(p->part[k].name, got + at, want, p->part[k].rows * cols, tol);
-            at += p->part[k].rows * cols;
-            compared++;
-            free(want);
-        }
-        free(got);
-    }
-    safetensors_close(st);
-    return compared;
-}
-
-static const int first_three[] = { 0, 1, 2 };
-
-static void full_gradients(const char *family, const char *device, bool recompute, int head_rows)
+static struct device *open_device(const char *name)
 {
     struct err e = { "" };
     struct device *d;
-    struct model *m;
-    struct trainable *t;
-    struct row rows[ROWS_IN_FILE];
-    struct packed *p = xcalloc(1, sizeof *p);
-    char path[256];
-    double loss;
-    snprintf(path, sizeof path, "tests/golden/models/%s", family);
-    assert_ok(device_open(&d, device, 2, &e));
-    assert_ok(model_open(&m, path, d, &e));
-    bool encoder = model_config(m)->encoder;
-    assert_ok(trainable_open(
-        &t, m, &(struct trainable_options){ .max_rows = MAX_ROWS, .head_rows = head_rows, .recompute = recompute },
-        &e));
-    read_rows(family, rows);
-    pack(p, rows, first_three, 3, encoder);
-    assert_ok(trainable_pass(t, &p->b, 1.0f / (float)p->targets, &loss, &e));
-    snprintf(path, sizeof path, "tests/golden/train/%s/full.json", family);
-    double want = number(path, "loss");
-    assert_int_equal(p->targets, (int)number(path, "targets"));
-    if (!(fabs(loss / p->targets - want) <= 1e-5 * want))
-        fail_msg("%s: loss %.9g, torch %.9g", family, loss / p->targets, want);
-    snprintf(path, sizeof path, "tests/golden/train/%s/full_grads.safetensors", family);
-    assert_true(compare_grads(t, d, path, 1e-4) > 10);
-    trainable_close(t);
-    model_close(m);
-    device_close(d);
-    free_rows(rows);
-    free(p);
+    assert_ok(device_open(&d, name, 2, &e));
+    return d;
 }
 
 static const char *const families[] = { "qwen2", "qwen3", "llama3", "phi3", "xlmr", "bert" };
@@ -209,148 +15,40 @@ static void full_gradients_are_torchs(void **state)
 {
     (void)state;
     for (int i = 0; i < 6; i++) {
-        full_gradients(families[i], "cpu", false, 0);
-        full_gradients(families[i], "cpu", true, 7); /* recomputed, and the head in small chunks */
-        full_gradients(families[i], "cpu-oracle", false, 16);
+        struct device *cpu = open_device("cpu"), *oracle = open_device("cpu-oracle");
+        full_gradients(families[i], cpu, false, 0, 1e-4);
+        full_gradients(families[i], cpu, true, 7, 1e-4); /* recomputed, and the head in small chunks */
+        full_gradients(families[i], oracle, false, 16, 1e-4);
+        device_close(cpu);
+        device_close(oracle);
     }
 }
-
-static const struct lora_options golden_lora = { .rank = 4, .alpha = 8, .targets = "all-linear" };
 
 static void lora_gradients_are_pefts(void **state)
 {
     (void)state;
-    for (int i = 0; i < 4; i++) {
-        struct err e = { "" };
-        struct device *d;
-        struct model *m;
-        struct trainable *t;
-        struct row rows[ROWS_IN_FILE];
-        struct packed *p = xcalloc(1, sizeof *p);
-        char path[256], adapter[256];
-        double loss;
-        snprintf(path, sizeof path, "tests/golden/models/%s", families[i]);
-        snprintf(adapter, sizeof adapter, "tests/golden/train/%s/adapter", families[i]);
-        assert_ok(device_open(&d, "cpu", 2, &e));
-        assert_ok(model_open(&m, path, d, &e));
-        assert_ok(trainable_open(
-            &t, m, &(struct trainable_options){ .lora = &golden_lora, .adapter = adapter, .max_rows = MAX_ROWS }, &e));
-        read_rows(families[i], rows);
-        pack(p, rows, first_three, 3, false);
-        assert_ok(trainable_pass(t, &p->b, 1.0f / (float)p->targets, &loss, &e));
-        snprintf(path, sizeof path, "tests/golden/train/%s/lora.json", families[i]);
-        double want = number(path, "loss");
-        if (!(fabs(loss / p->targets - want) <= 1e-5 * want))
-            fail_msg("%s: LoRA loss %.9g, PEFT %.9g", families[i], loss / p->targets, want);
-        snprintf(path, sizeof path, "tests/golden/train/%s/lora_grads.safetensors", families[i]);
-        assert_true(compare_grads(t, d, path, 1e-4) > 10);
-        trainable_close(t);
-        model_close(m);
-        device_close(d);
-        free_rows(rows);
-        free(p);
-    }
-}
-
-/* ---- twenty steps ---- */
-
-struct moments {
-    struct tensor **m, **v;
-};
-
-static float global_norm(struct trainable *t, struct device *d)
-{
-    struct err e = { "" };
-    struct tensor *sum;
-    float s = 0;
-    assert_ok(d->tensor_new(d, &sum, DTYPE_F32, 1, 1, "norm", &e));
-    for (size_t i = 0; i < trainable_params(t); i++) {
-        struct param *p = trainable_param(t, i);
-        d->sum_squares(d, sum, 0, p->grad, p->rows * p->cols);
-    }
-    assert_ok(d->tensor_read(d, sum, 0, &s, 1, &e));
-    d->tensor_free(d, sum);
-    return sqrtf(s);
-}
-
-static void twenty_steps(const char *family, const struct lora_options *lora, const char *steps, float lr, float decay,
-                         double tol)
-{
-    struct err e = { "" };
-    struct device *d;
-    struct model *m;
-    struct trainable *t;
-    struct row rows[ROWS_IN_FILE];
-    struct packed *p = xcalloc(1, sizeof *p);
-    char path[256], adapter[256];
-    const char *f = path;
-    snprintf(path, sizeof path, "tests/golden/models/%s", family);
-    snprintf(adapter, sizeof adapter, "tests/golden/train/%s/adapter", family);
-    assert_ok(device_open(&d, "cpu", 2, &e));
-    assert_ok(model_open(&m, path, d, &e));
-    bool encoder = model_config(m)->encoder;
-    assert_ok(trainable_open(
-        &t, m, &(struct trainable_options){ .lora = lora, .adapter = lora ? adapter : NULL, .max_rows = MAX_ROWS },
-        &e));
-    read_rows(family, rows);
-    size_t n = trainable_params(t);
-    struct tensor **mo = xcalloc(n, sizeof *mo), **ve = xcalloc(n, sizeof *ve);
-    for (size_t i = 0; i < n; i++) {
-        struct param *q = trainable_param(t, i);
-        assert_ok(d->tensor_new(d, &mo[i], DTYPE_F32, q->rows, q->cols, "m", &e));
-        assert_ok(d->tensor_new(d, &ve[i], DTYPE_F32, q->rows, q->cols, "v", &e));
-    }
-    struct rec_reader *in;
-    struct rec r;
-    snprintf(path, sizeof path, "tests/golden/train/%s/%s", family, steps);
-    assert_ok(rec_open(&in, &f, 1, &e));
-    for (int step = 0; step < 20; step++) {
-        int pick[2] = { 2 * step % 8, (2 * step + 1) % 8 };
-        double loss, want, want_norm;
-        assert_int_equal(rec_read(in, &r, &e), 1);
-        assert_ok(rec_real(&r, "loss", &want, &e));
-        assert_ok(rec_real(&r, "grad_norm", &want_norm, &e));
-        pack(p, rows, pick, 2, encoder);
-        trainable_zero(t);
-        assert_ok(trainable_pass(t, &p->b, 1.0f / (float)p->targets, &loss, &e));
-        float norm = global_norm(t, d);
-        if (!(fabs(loss / p->targets - want) <= tol) || !(fabs((double)norm - want_norm) <= 20 * tol * want_norm))
-            fail_msg("%s %s step %d: loss %.9g norm %.9g, reference %.9g and %.9g", family, steps, step,
-                     loss / p->targets, (double)norm, want, want_norm);
-        float clip = norm > 1 ? 1 / (norm + 1e-6f) : 1;
-        for (size_t i = 0; i < n; i++) {
-            struct param *q = trainable_param(t, i);
-            d->adamw(d, q->value, mo[i], ve[i], q->grad, clip, lr, 0.9f, 0.999f, 1e-8f, q->matrix ? decay : 0, step + 1,
-                     q->rows * q->cols);
-        }
-        trainable_refresh(t);
-    }
-    rec_close(in);
-    for (size_t i = 0; i < n; i++) {
-        d->tensor_free(d, mo[i]);
-        d->tensor_free(d, ve[i]);
-    }
-    free(mo);
-    free(ve);
-    trainable_close(t);
-    model_close(m);
+    struct device *d = open_device("cpu");
+    for (int i = 0; i < 4; i++)
+        lora_gradients(families[i], d, 1e-4);
     device_close(d);
-    free_rows(rows);
-    free(p);
 }
 
 static void twenty_full_steps_follow_torch(void **state)
 {
     (void)state;
+    struct device *d = open_device("cpu");
     for (int i = 0; i < 6; i++)
-        twenty_steps(families[i], NULL, "full_steps.jsonl", 1e-3f, 0.01f, 1e-3);
+        golden_steps(families[i], d, NULL, "full_steps.jsonl", 20, 1e-3f, 0.01f, 1e-3);
+    device_close(d);
 }
 
 static void twenty_lora_steps_follow_peft(void **state)
 {
     (void)state;
+    struct device *d = open_device("cpu");
     for (int i = 0; i < 4; i++)
-        twenty_steps(families[i], &golden_lora, "lora_steps.jsonl", 1e-2f, 0, 1e-3);
+        golden_steps(families[i], d, &golden_lora, "lora_steps.jsonl", 20, 1e-2f, 0, 1e-3);
+    device_close(d);
 }
 
 /* ---- packed, apart, accumulated; threads ---- */

@@ -113,8 +113,8 @@ int rt_upload(rt *, void *to, size_t bytes, rt_fill *fill, void *arg, err *)
     return 0;
 }
 
-int rt_linear(rt *, const linear_op &o, err *)
+int rt_product(rt *, const product_op &o, err *)
 {
-    op_linear_plain(0, o.y, o.x, o.w, o.w_bf16, o.bias, o.rows, o.n, o.ldy, o.k, o.add);
+    op_product_plain(0, o);
     return 0;
 }

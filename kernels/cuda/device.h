@@ -1,0 +1,87 @@
+/* device.h - what device.cu and device_train.cu share: the device's structures, shape checks, the first failure. */
+#ifndef LATENT_CUDA_DEVICE_H
+#define LATENT_CUDA_DEVICE_H
+
+#include "kernels/cuda/rt.h"
+
+struct tensor {
+    void *data;
+    enum dtype dtype;
+    int64_t rows, cols;
+};
+
+struct weight {
+    void *data; /* bf16, or float on a device opened with f32 */
+    int64_t rows, cols;
+};
+
+struct cuda {
+    struct device d; /* first */
+    char name[32];
+    rt *r;
+    bool f32; /* matrices and caches hold float */
+    bool failed;
+    err reason;
+    void *scratch;
+    size_t scratch_bytes;
+    int32_t *failure; /* [2], device: see sample_op */
+};
+
+static inline cuda *of(device *d)
+{
+    return reinterpret_cast<cuda *>(d);
+}
+
+void cuda_note(cuda *c, int rc, const err &why); /* a failure of the machine */
+bool cuda_alive(cuda *c);                        /* enters the device; false: it has failed */
+void cuda_launched(cuda *c);
+[[noreturn]] void cuda_bug(const char *op, const char *what);
+/* Work space for one operation; NULL: there is none, and the device has failed. */
+void *cuda_scratch(cuda *c, size_t bytes);
+/* NULL when there is no memory. */
+weight *cuda_weight_new(cuda *c, int64_t rows, int64_t cols, const char *what, err *e);
+
+#define WANT(op, cond)                                                                                                 \
+    do {                                                                                                               \
+        if (!(cond))                                                                                                   \
+            cuda_bug(op, "wrong shape or type: " #cond);                                                               \
+    } while (0)
+
+static inline bool is(const tensor *t, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    return t && t->dtype == dtype && t->rows >= rows && t->cols == cols;
+}
+
+static inline bool holds(const tensor *t, enum dtype dtype, int64_t n)
+{
+    return t && t->dtype == dtype && t->rows * t->cols >= n;
+}
+
+static inline float *f32(const tensor *t)
+{
+    return t ? static_cast<float *>(t->data) : nullptr;
+}
+
+static inline int32_t *i32(const tensor *t)
+{
+    return t ? static_cast<int32_t *>(t->data) : nullptr;
+}
+
+static inline size_t size_of(enum dtype t)
+{
+    return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : t == DTYPE_U8 ? 1 : 2;
+}
+
+static inline size_t product_size(const cuda *c) /* bytes of an element that is multiplied */
+{
+    return c->f32 ? 4 : 2;
+}
+
+/* Attention without a cache as the kernels take it, its shapes checked; and its forward form, lse kept unless NULL. */
+attend_op cuda_varlen_op(const attend_varlen_args *a, const char *op);
+void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse);
+
+/* Fills the table's operations of training (device_train.cu). */
+void cuda_train_init(device *d);
+
+#endif

@@ -1,0 +1,62 @@
+/* train_ops.h - what train.cu offers to device_train.cu; the rules are those of ops.h. No sum depends on anything but
+ * its own operands: those over rows are taken in pieces of fixed size, piece after piece, and nothing is added
+ * atomically. */
+#ifndef LATENT_CUDA_TRAIN_OPS_H
+#define LATENT_CUDA_TRAIN_OPS_H
+
+#include "kernels/cuda/ops.h"
+
+void op_copy_block(stream_t st, float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows,
+                   int64_t cols, float by);
+void op_fill(stream_t st, float *y, float value, int64_t n);
+void op_scale(stream_t st, float *y, float by, int64_t n);
+void op_dropout(stream_t st, float *y, float p, const uint32_t key[2], const uint32_t stream[2], uint64_t first,
+                int64_t n);
+
+/* y[index[i]] += x[i]; no row twice */
+void op_scatter(stream_t st, float *y, const float *x, const int32_t *index, int n, int cols);
+/* the same where rows do repeat: those of one id are added in their order */
+void op_embed_backward(stream_t st, float *dtable, const float *dy, const int32_t *ids, int rows, int cols);
+
+/* A norm of vectors of `cols` elements: number i is number i % heads of row i / heads, rows lie `stride` apart. */
+struct norm_backward_op {
+    float *dx;      /* += ; or = with `replace`, then dx may be dy */
+    float *dg, *db; /* += , or NULL */
+    const float *dy, *x, *g;
+    int64_t dx_stride, dy_stride, x_stride;
+    int heads, cols;
+    int64_t vectors;
+    float eps;
+    bool replace, layer; /* layer: with a mean */
+    void *scratch;       /* norm_backward_scratch bytes */
+};
+size_t norm_backward_scratch(const norm_backward_op &o);
+void op_norm_backward(stream_t st, const norm_backward_op &o);
+
+/* db += sums of dy's columns; scratch: column_sums_scratch bytes */
+size_t column_sums_scratch(int64_t rows, int cols);
+void op_column_sums(stream_t st, float *db, const float *dy, int64_t rows, int cols, void *scratch);
+
+void op_silu_mul_backward(stream_t st, float *dgate_up, const float *dy, const float *gate_up, int rows, int cols);
+void op_gelu_backward(stream_t st, float *dx, const float *dy, const float *x, int64_t n);
+/* q and k of dqkv are turned back, in place */
+void op_unrotate(stream_t st, float *dqkv, const float *cos, const float *sin, const int32_t *table_row, int rows,
+                 int heads, int kv_heads, int head_dim, int rotary);
+
+/* o.lse is read. dqkv is written, delta: rows * heads floats of scratch. */
+void op_attend_backward(stream_t st, const attend_op &o, float *dqkv, const float *dout, float *delta);
+
+void op_cross_entropy(stream_t st, float *loss, float *logits, const int32_t *target, float scale, int n, int vocab);
+/* *out += ; scratch: SQUARES_BLOCKS doubles */
+enum { SQUARES_BLOCKS = 256 };
+void op_sum_squares(stream_t st, float *out, const float *x, int64_t n, double *scratch);
+
+struct adamw_op {
+    float *value, *m, *v;
+    const float *grad;
+    float grad_scale, keep, rate, beta1, beta2, bias2_sqrt, eps; /* keep: 1 - lr decay; rate: lr / bias1 */
+    int64_t n;
+};
+void op_adamw(stream_t st, const adamw_op &o);
+
+#endif

@@ -1,0 +1,157 @@
+/* train_test.c - the operations of training of the CUDA kernels against the oracle, and whole passes of golden
+ * checkpoints on the CUDA device (emulated, or the chip) against torch and PEFT. */
+#include "cuda/cuda_test.h"
+#include "kernels/train_problems.h"
+#include "unit/train_golden.h"
+
+static void compare(struct device *d, struct device *o, run_fn *run, const struct problem *p, double tol)
+{
+    struct result got = { .count = 0 }, want = { .count = 0 };
+    char what[128];
+    run(d, p, &got);
+    run(o, p, &want);
+    assert_int_equal(got.count, want.count);
+    for (int i = 0; i < got.count; i++) {
+        snprintf(what, sizeof what, "%s %dx%dx%d output %d", p->name, p->rows, p->n, p->k, i);
+        same_floats(what, got.out[i], want.out[i], want.n[i], tol, tol);
+    }
+    result_release(&got);
+    result_release(&want);
+}
+
+enum { SIZES = 5 };
+static const int sizes[SIZES] = { 1, 7, 8, 9, 33 };
+
+static void products(struct device *d, struct device *o)
+{
+    for (int i = 0; i < SIZES; i++)
+        for (int j = 0; j < SIZES; j++)
+            compare(d, o, run_linear, &(struct problem){ "linear", sizes[i], sizes[j], sizes[(i + j + 3) % SIZES] },
+                    test_bf16 ? 0.05 : 1e-4);
+    compare(d, o, run_linear, &(struct problem){ "linear", 130, 3, 5 },
+            test_bf16 ? 0.1 : 1e-4); /* three pieces of rows */
+}
+
+static void rows_back(struct device *d, struct device *o)
+{
+    for (int i = 0; i < SIZES; i++) {
+        struct problem p = { "rows", sizes[i], sizes[(i * 3 + 4) % SIZES], i % 2 };
+        compare(d, o, run_norms, &p, 3e-4);
+        compare(d, o, run_gates, &p, 1e-5);
+        compare(d, o, run_rope, &p, 3e-4);
+        compare(d, o, run_ends, &p, 2e-5);
+    }
+    compare(d, o, run_norms, &(struct problem){ "norms", 130, 31, 0 }, 3e-4);
+    compare(d, o, run_norms, &(struct problem){ "norms", 2, 1025, 0 }, 3e-4); /* a block a row */
+    compare(d, o, run_ends, &(struct problem){ "ends", 2, 1025, 0 }, 2e-5);
+    compare(d, o, run_adamw, &(struct problem){ "adamw", 1, 257, 0 }, 1e-5);
+}
+
+static void attention_back(struct device *d, struct device *o)
+{
+    static const int heads[] = { 1, 33 };
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        compare(d, o, run_attention, &(struct problem){ "causal", heads[i], 0, 0 }, 1e-4);
+        compare(d, o, run_attention, &(struct problem){ "window", heads[i], 5, 0 }, 1e-4);
+        compare(d, o, run_attention, &(struct problem){ "whole", heads[i], 0, 1 }, 1e-4);
+    }
+}
+
+/* Blocks, fills, scales, dropped elements, scattered rows: exact. */
+static void run_moves(struct device *d, const struct problem *p, struct result *r)
+{
+    struct source s = source_of(8);
+    static const uint32_t key[] = { 1, 2 }, stream[] = { 3, 4 };
+    int n = p->n;
+    struct tensor *x = random_tensor(d, &s, 5, n, 1), *y = random_tensor(d, &s, 7, n + 2, 1);
+    struct tensor *wide = random_tensor(d, &s, 9, n, 1), *dropped = random_tensor(d, &s, 5, n, 1);
+    struct tensor *index = ints_of(d, 1, 5, (const int32_t[]){ 8, 0, 3, 1, 7 });
+    d->copy_block(d, y, 1, 2, x, 1, 0, 4, n, -0.5f);
+    d->scale(d, x, 3, 2 * (int64_t)n);
+    d->scatter_rows(d, wide, x, index, 5, n);
+    d->fill(d, x, 2.5f, n);
+    d->dropout(d, dropped, 0.25f, key, stream, (UINT64_C(1) << 32) - 3, 5 * (int64_t)n);
+    struct tensor *all[] = { x, y, wide, dropped, index };
+    for (int i = 0; i < 4; i++)
+        keep(r, d, all[i]);
+    for (int i = 0; i < 5; i++)
+        d->tensor_free(d, all[i]);
+}
+
+static void moves(struct device *d, struct device *o)
+{
+    for (int i = 0; i < SIZES; i++)
+        compare(d, o, run_moves, &(struct problem){ "moves", 5, sizes[i], 0 }, 0);
+}
+
+static void test_products(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(products);
+    test_bf16 = true;
+    expect_right(products);
+    test_bf16 = false;
+}
+
+static void test_rows(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(rows_back);
+    expect_right(moves);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(attention_back);
+}
+
+static void test_planted(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    if (real_device()) {
+        printf("# skip: faults are planted in the emulation only\n");
+        skip();
+    }
+    expect_found(PLANT_PIECE, products, "the last row of a piece is not summed");
+    expect_found(PLANT_REPEATED_ID, rows_back, "a repeated id is added twice");
+    expect_found(PLANT_UNSEEN_ROW, attention_back, "a key misses its own row");
+}
+
+/* Torch's and PEFT's losses, gradients and first steps: in float as the CPU has them; in bf16 near. */
+static void test_golden(void **state)
+{
+    (void)state;
+    static const char *const families[] = { "qwen3", "phi3", "xlmr" };
+    SKIP_WITHOUT_DEVICE();
+    for (int i = 0; i < 3; i++) {
+        struct device *d = open_device_under_test();
+        full_gradients(families[i], d, i == 1, i == 1 ? 7 : 0, 1e-4);
+        if (i < 2)
+            lora_gradients(families[i], d, 1e-4);
+        device_close(d);
+    }
+    struct device *d = open_device_under_test();
+    golden_steps("qwen3", d, NULL, "full_steps.jsonl", real_device() ? 20 : 2, 1e-3f, 0.01f, 1e-3);
+    golden_steps("llama3", d, &golden_lora, "lora_steps.jsonl", real_device() ? 20 : 2, 1e-2f, 0, 1e-3);
+    device_close(d);
+    test_bf16 = true;
+    d = open_device_under_test();
+    test_bf16 = false;
+    full_gradients("qwen3", d, false, 0, 5e-2);
+    lora_gradients("qwen3", d, 5e-2);
+    device_close(d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products), cmocka_unit_test(test_rows),   cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_planted),  cmocka_unit_test(test_golden),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
