@@ -16,7 +16,7 @@ extern "C" {
 }
 
 struct read_ticket {
-    rt_ticket *t; /* NULL: the device had failed */
+    rt_ticket *t, *failure; /* what was asked for, and the sampler's failure so far; NULL: the device had failed */
 };
 
 static void fail(cuda *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -148,6 +148,14 @@ static void tensor_write(device *d, tensor *t, size_t first, const void *host, s
 }
 
 /* What the sampler could not say while it ran. */
+static void name_failure(cuda *c, const int32_t failure[2])
+{
+    if (failure[0] == SAMPLE_NAN)
+        fail(c, "NaN in logits of sampler slot %d", failure[1]);
+    else if (failure[0] == SAMPLE_NO_ID)
+        fail(c, "sampler slot %d allows no id at all", failure[1]);
+}
+
 static void look_for_failure(cuda *c)
 {
     int32_t failure[2] = { 0, 0 };
@@ -155,10 +163,7 @@ static void look_for_failure(cuda *c)
     if (c->failed)
         return;
     cuda_note(c, rt_read(c->r, failure, c->failure, sizeof failure, &e), e);
-    if (failure[0] == SAMPLE_NAN)
-        fail(c, "NaN in logits of sampler slot %d", failure[1]);
-    else if (failure[0] == SAMPLE_NO_ID)
-        fail(c, "sampler slot %d allows no id at all", failure[1]);
+    name_failure(c, failure);
 }
 
 static int tensor_read(device *d, const tensor *t, size_t first, void *host, size_t n, err *e)
@@ -183,18 +188,24 @@ static int read_begin(device *d, read_ticket **out, const tensor *t, size_t firs
         return err_set(e, "no memory");
     if (cuda_alive(c))
         cuda_note(c, rt_ticket_begin(c->r, &k->t, from, n * size_of(t->dtype), &why), why);
+    if (!c->failed)
+        cuda_note(c, rt_ticket_begin(c->r, &k->failure, c->failure, 2 * sizeof(int32_t), &why), why);
     return 0;
 }
 
-/* A sampler's failure is not looked for here (that would wait for everything enqueued since): its rows carry -1, and
- * the next tensor_read or sync says why. */
+/* A sampler's failure shows at the read of its step: looking for it in device memory would wait for what was enqueued
+ * since. */
 static int read_wait(device *d, read_ticket *k, void *host, err *e)
 {
     cuda *c = of(d);
     err why;
     rt_enter(c->r);
+    int32_t failure[2] = { 0, 0 };
     if (k->t)
         cuda_note(c, rt_ticket_wait(c->r, k->t, host, &why), why);
+    if (k->failure)
+        cuda_note(c, rt_ticket_wait(c->r, k->failure, failure, &why), why);
+    name_failure(c, failure);
     free(k);
     return report(c, e);
 }

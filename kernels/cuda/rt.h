@@ -21,6 +21,12 @@ stream_t rt_stream(rt *r);
 
 /* Not cleared. The sentence says how much was needed and how much was free. */
 int rt_alloc(rt *r, void **out, size_t bytes, const char *what, err *e);
+static inline int rt_no_memory(err *e, const char *what, size_t bytes, size_t left, size_t all)
+{
+    return err_set(e, "no device memory for the %s: %.1f MiB are needed, %.1f of %.1f MiB are free", what,
+                   static_cast<double>(bytes) / 1048576, static_cast<double>(left) / 1048576,
+                   static_cast<double>(all) / 1048576);
+}
 int64_t rt_memory_left(rt *r);
 void rt_free(rt *r, void *p); /* waits for what is under way */
 int rt_zero(rt *r, void *p, size_t bytes, err *e);

@@ -21,6 +21,7 @@ struct plan {
 };
 
 struct rt {
+    rt_ticket *idle; /* tickets that were waited for: taking pinned memory costs more than a step */
     int index;
     char name[256];
     cudaStream_t stream;
@@ -33,10 +34,13 @@ struct rt {
 };
 
 struct rt_ticket {
+    rt_ticket *next;
     void *pinned;
-    size_t bytes;
+    size_t bytes, room;
     cudaEvent_t done;
 };
+
+static void ticket_free(rt_ticket *t);
 
 static int failed(err *e, const char *doing, cudaError_t c)
 {
@@ -107,6 +111,11 @@ void rt_close(rt *r)
 {
     if (r->stream)
         (void)cudaStreamSynchronize(r->stream);
+    while (r->idle) {
+        rt_ticket *t = r->idle;
+        r->idle = t->next;
+        ticket_free(t);
+    }
     if (r->lt)
         (void)cublasLtDestroy(r->lt);
     if (r->workspace)
@@ -140,9 +149,7 @@ int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)
         size_t left = 0, all = 0;
         (void)cudaGetLastError(); /* taken note of: the device is well */
         (void)cudaMemGetInfo(&left, &all);
-        return err_set(e, "no device memory for the %s: %.1f MiB are needed, %.1f of %.1f MiB are free", what,
-                       static_cast<double>(bytes) / 1048576, static_cast<double>(left) / 1048576,
-                       static_cast<double>(all) / 1048576);
+        return rt_no_memory(e, what, bytes, left, all);
     }
     TRY("taking memory", c);
     return 0;
@@ -202,39 +209,67 @@ int rt_read(rt *r, void *host, const void *from, size_t bytes, err *e)
     return 0;
 }
 
-int rt_ticket_begin(rt *r, rt_ticket **out, const void *from, size_t bytes, err *e)
+static void ticket_free(rt_ticket *t)
+{
+    if (t->done)
+        (void)cudaEventDestroy(t->done);
+    if (t->pinned)
+        (void)cudaFreeHost(t->pinned);
+    free(t);
+}
+
+static rt_ticket *idle_ticket(rt *r, size_t bytes)
+{
+    for (rt_ticket **at = &r->idle; *at; at = &(*at)->next)
+        if ((*at)->room >= bytes) {
+            rt_ticket *t = *at;
+            *at = t->next;
+            return t;
+        }
+    return nullptr;
+}
+
+static int ticket_new(rt_ticket **out, size_t bytes, err *e)
 {
     rt_ticket *t = static_cast<rt_ticket *>(calloc(1, sizeof *t));
     if (!t)
         return err_set(e, "no memory");
-    t->bytes = bytes;
-    cudaError_t c = cudaMallocHost(&t->pinned, bytes ? bytes : 1);
+    t->room = bytes < 4096 ? 4096 : bytes;
+    cudaError_t c = cudaMallocHost(&t->pinned, t->room);
     if (c == cudaSuccess)
         c = cudaEventCreateWithFlags(&t->done, cudaEventDisableTiming);
-    if (c == cudaSuccess)
-        c = cudaMemcpyAsync(t->pinned, from, bytes, cudaMemcpyDeviceToHost, r->stream);
+    if (c == cudaSuccess) {
+        *out = t;
+        return 0;
+    }
+    ticket_free(t);
+    return failed(e, "a read", c);
+}
+
+int rt_ticket_begin(rt *r, rt_ticket **out, const void *from, size_t bytes, err *e)
+{
+    rt_ticket *t = idle_ticket(r, bytes);
+    if (!t && ticket_new(&t, bytes, e) < 0)
+        return -1;
+    t->bytes = bytes;
+    cudaError_t c = cudaMemcpyAsync(t->pinned, from, bytes, cudaMemcpyDeviceToHost, r->stream);
     if (c == cudaSuccess)
         c = cudaEventRecord(t->done, r->stream);
     if (c == cudaSuccess) {
         *out = t;
         return 0;
     }
-    if (t->done)
-        (void)cudaEventDestroy(t->done);
-    if (t->pinned)
-        (void)cudaFreeHost(t->pinned);
-    free(t);
+    ticket_free(t);
     return failed(e, "a read", c);
 }
 
-int rt_ticket_wait(rt *, rt_ticket *t, void *host, err *e)
+int rt_ticket_wait(rt *r, rt_ticket *t, void *host, err *e)
 {
     cudaError_t c = cudaEventSynchronize(t->done);
     if (c == cudaSuccess)
         memcpy(host, t->pinned, t->bytes);
-    (void)cudaEventDestroy(t->done);
-    (void)cudaFreeHost(t->pinned);
-    free(t);
+    t->next = r->idle;
+    r->idle = t;
     return c == cudaSuccess ? 0 : failed(e, "running what was enqueued", c);
 }
 

@@ -367,6 +367,30 @@ static void empty(struct device *d, struct device *o)
     drop(d, o, x);
 }
 
+/* More than there is: the sentence has what it was for, what is needed and what is free. The device goes on. */
+static void no_room(struct device *d, struct device *o)
+{
+    (void)o;
+    struct err e = { "" };
+    struct tensor *t;
+    float one = 1, got = 0;
+    if (d->tensor_new(d, &t, DTYPE_F32, INT64_C(1) << 20, INT64_C(1) << 20, "impossible tensor", &e) != -1 || t ||
+        !strstr(e.msg, "impossible tensor: 4194304.0 MiB are needed, ") || !strstr(e.msg, "MiB are free"))
+        note_mismatch("too large a tensor: %s", e.msg);
+    t = tensor_of(d, DTYPE_F32, 1, 1, &one);
+    d->add(d, t, t, 1);
+    if (d->tensor_read(d, t, 0, &got, 1, &e) < 0 || got != 2)
+        note_mismatch("after a refusal: %s", e.msg);
+    d->tensor_free(d, t);
+}
+
+static void test_no_room(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    expect_right(no_room);
+}
+
 static void test_norms(void **state)
 {
     (void)state;
@@ -441,7 +465,8 @@ int main(void)
         cmocka_unit_test(test_norms),       cmocka_unit_test(test_pointwise),
         cmocka_unit_test(test_rotation),    cmocka_unit_test(test_embedding_and_linear),
         cmocka_unit_test(test_step_inputs), cmocka_unit_test(test_log_probabilities),
-        cmocka_unit_test(test_empty),       cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_empty),       cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A small chip: what is free decides the default size of a cache; one thing larger than all of it is refused. */
+static const size_t MEMORY = static_cast<size_t>(256) << 20, MEMORY_LEFT = static_cast<size_t>(4) << 20;
+
 struct rt {
     int unused;
 };
@@ -38,13 +41,13 @@ stream_t rt_stream(rt *)
 
 int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)
 {
-    *out = emu_malloc(bytes);
-    return *out ? 0 : err_set(e, "no memory for the %s: %zu bytes are needed", what, bytes);
+    *out = bytes > MEMORY ? nullptr : emu_malloc(bytes);
+    return *out ? 0 : rt_no_memory(e, what, bytes, MEMORY_LEFT, MEMORY);
 }
 
 int64_t rt_memory_left(rt *)
 {
-    return 1 << 22; /* a small chip: the default size of a cache comes from here in tests */
+    return MEMORY_LEFT;
 }
 
 void rt_free(rt *, void *p)
