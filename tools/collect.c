@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "io/record.h"
+#include "task/refwords.h"
 #include "task/sampling.h"
 #include "tools/tool.h"
 
@@ -17,6 +18,13 @@ static const struct opt opts[] = {
     OPT_ROW_FLAG("compat", 0, &o.compat, "grade, prompt and write records as the reference does, faults included",
                  OPT_RESULT),
     OPT_ROW_END,
+};
+
+static const struct refword words[] = {
+    { "gpu", "", NULL, NULL },
+    { "cache-dir", "", NULL, NULL },
+    { "tensor-parallel", "", "1", NULL },
+    { NULL, NULL, NULL, NULL },
 };
 
 static void put_view(struct buf *b, const char *key, struct view v)
@@ -112,5 +120,5 @@ int main(int argc, char **argv)
                                       1,
                                       opts,
                                       run };
-    return tool_main(&tool, argc, argv);
+    return tool_main_words(&tool, words, argc, argv);
 }

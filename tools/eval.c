@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "io/record.h"
 #include "task/evaluate.h"
+#include "task/refwords.h"
 #include "tools/tool.h"
 
 enum { MAX_RATIOS = 32 };
@@ -24,6 +25,27 @@ static const struct opt opts[] = {
     OPT_ROW_FLAG("compat", 0, &o.compat, "write the reference's rows and summary, graded by its rules", OPT_RESULT),
     SAMPLING_ROWS(o),
     OPT_ROW_END,
+};
+
+/* num-samples is how many questions there. */
+static const struct refword words[] = {
+    { "gpu", "", NULL, NULL },
+    { "cache-dir", "", NULL, NULL },
+    { "num-samples", "--limit=", NULL, NULL },
+    { "num-cot-samples", "", NULL, NULL },
+    { "top-k", "--top-k=", NULL, "-1" },
+    { "tokenskip-prompt", "--prompt-format=tokenskip", NULL, NULL },
+    { "sot-prompt", "--prompt-data=sot", NULL, NULL },
+    { "sot-paradigm", "", "chunked_symbolism", NULL },
+    { "sot-multiturn-exemplars", "--prompt-layout=multiturn", NULL, NULL },
+    { "sot-system-only", "--prompt-layout=system-only", NULL, NULL },
+    { "cod-prompt", "--prompt-data=cod", NULL, NULL },
+    { "cod-paradigm", "", "gsm8k", NULL },
+    { "cod-multiturn-exemplars", "--prompt-layout=multiturn", NULL, NULL },
+    { "cod-shot", "--num-few-shot=", NULL, NULL },
+    { "wandb-project", "", NULL, NULL },
+    { "wandb-run-name", "", NULL, NULL },
+    { NULL, NULL, NULL, NULL },
 };
 
 /* The ratios as they were written, and where their rows go. */
@@ -250,7 +272,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
 int main(int argc, char **argv)
 {
     static const struct tool tool = {
-        "eval", "[OPTION]... [FILE]...", "measures a model on questions at one or several ratios", 1, opts, run
+        "eval", "[OPTION]... [FILE]...", "measures a model on questions at one or several ratios", 2, opts, run
     };
-    return tool_main(&tool, argc, argv);
+    return tool_main_words(&tool, words, argc, argv);
 }

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "task/refwords.h"
 
 struct tool_common common = { .seed = 42, .device = "auto" };
 
@@ -138,4 +139,16 @@ int tool_main(const struct tool *t, int argc, char **argv)
     if (close_stdout(t->name) < 0 && rc == TOOL_OK)
         rc = TOOL_FAILED;
     return rc;
+}
+
+int tool_main_words(const struct tool *t, const struct refword *words, int argc, char **argv)
+{
+    static char **kept; /* to the end: options point into it */
+    struct err e = { "" };
+    if (refwords_translate(words, &argc, &argv, &e) < 0) {
+        fprintf(stderr, "%s: %s\n", t->name, e.msg);
+        return TOOL_MISUSE;
+    }
+    kept = argv;
+    return tool_main(t, argc, kept);
 }

@@ -50,4 +50,8 @@ int tool_misuse(struct err *e, const char *fmt, ...) __attribute__((format(print
 
 int tool_main(const struct tool *t, int argc, char **argv);
 
+/* The same for a program that takes the reference's words behind --compat. */
+struct refword;
+int tool_main_words(const struct tool *t, const struct refword *words, int argc, char **argv);
+
 #endif

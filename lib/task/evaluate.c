@@ -65,6 +65,33 @@ static void put_head(struct buf *b, const char *key, const char *s, size_t n)
     rec_put_text(b, key, n ? s : "", end);
 }
 
+static void put_ids(struct buf *b, const int32_t *ids, int n)
+{
+    buf_putc(b, '[');
+    for (int i = 0; i < n; i++)
+        buf_printf(b, "%s%d", i ? ", " : "", ids[i]);
+    buf_putc(b, ']');
+}
+
+/* Two vocabularies: how many ids of each, the first 50, and those around the first think end. */
+static void put_compat_ids(struct buf *b, const struct generated *g)
+{
+    struct buf v = BUF_INIT;
+    int at = g->think_end_at, from = at > 5 ? at - 5 : 0, end = at + 11 < g->tokens ? at + 11 : g->tokens;
+    rec_put_int(b, "num_latent_ids", g->latent);
+    rec_put_int(b, "num_visible_ids", g->tokens - g->latent);
+    put_ids(&v, g->ids, g->tokens < 50 ? g->tokens : 50);
+    rec_put(b, "raw_token_ids_head", (struct json){ v.s, v.len });
+    if (at >= 0) {
+        buf_reset(&v);
+        buf_printf(&v, "{\"offset\": %d, \"ids\": ", from);
+        put_ids(&v, g->ids + from, end - from);
+        buf_printf(&v, ", \"think_end_pos\": %d}", at);
+        rec_put(b, "raw_ids_around_think_end", (struct json){ v.s, v.len });
+    }
+    buf_release(&v);
+}
+
 void evaluate_compat_row(const struct sample *x, struct evaluate_totals *t, struct buf *b)
 {
     const struct judgement *g = x->verdict;
@@ -82,6 +109,8 @@ void evaluate_compat_row(const struct sample *x, struct evaluate_totals *t, stru
     rec_put_int(b, "think_tokens", x->before_end_tokens);
     rec_put_bool(b, "is_correct", g->compat_correct);
     put_answer(b, g->compat_answered, &g->compat_answer);
+    if (x->g->dual)
+        put_compat_ids(b, x->g);
     rec_end(b);
 }
 

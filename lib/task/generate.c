@@ -21,6 +21,7 @@ struct generator {
     struct gen_params params;
     struct tokens tokens;
     struct buf prompt;
+    int max_context;   /* 0: the model's */
     size_t rendered;   /* bytes of the last prompt that came from the template */
     struct dual *dual; /* NULL: one vocabulary */
     int32_t *shown_as; /* [vocabulary], with dual */
@@ -72,6 +73,7 @@ int generator_open(struct generator **out, const struct generator_options *o, st
 {
     struct generator *g = xcalloc(1, sizeof *g);
     g->dir = xstrdup(o->model);
+    g->max_context = o->max_context;
     if (tokenizer_open(&g->tokenizer, o->model, e) < 0 || device_open(&g->device, o->device, o->threads, e) < 0 ||
         model_open(&g->model, o->model, g->device, e) < 0)
         goto failed;
@@ -180,6 +182,13 @@ int generator_submit(struct generator *g, const struct prompt_spec *spec, const 
     if (g->dual)
         g->params.phase = dual_phase(g->dual, g->tokens.id, (int64_t)g->tokens.n, model_config(g->model)->eos,
                                      model_config(g->model)->n_eos);
+    struct gen_params p = g->params;
+    int room = g->max_context - (int)g->tokens.n;
+    if (g->max_context && room < 1)
+        return err_set(e, "%s: the prompt has %zu tokens, prompt and response together may have %d", q->source_id,
+                       g->tokens.n, g->max_context);
+    if (g->max_context && p.max_new > room)
+        p.max_new = room;
     struct gen_request r = { .prompt = g->tokens.id,
                              .n_prompt = (int)g->tokens.n,
                              .n_samples = n,
@@ -187,7 +196,7 @@ int generator_submit(struct generator *g, const struct prompt_spec *spec, const 
                              .seed = seed,
                              .source_id = q->source_id,
                              .user = user,
-                             .params = &g->params };
+                             .params = &p };
     return engine_submit(g->engine, &r, e);
 }
 
@@ -223,6 +232,19 @@ static void cut_dual(const struct gen_result *r, bool special, struct generated 
         out->think_end = -1;
 }
 
+static void keep_ids(const struct gen_result *r, int32_t think_end, struct generated *out)
+{
+    if (out->tokens > out->cap) {
+        out->cap = out->tokens;
+        out->ids = xreallocarray(out->ids, (size_t)out->cap, sizeof *out->ids);
+    }
+    for (int i = 0; i < out->tokens; i++)
+        out->ids[i] = i < r->n ? r->ids[i] : r->stop_id;
+    out->think_end_at = -1;
+    for (int i = out->tokens; i-- > 0;)
+        out->think_end_at = out->ids[i] == think_end ? i : out->think_end_at;
+}
+
 /* Counts, and the text in three parts: thought, the think end (which may be a special token), the answer. */
 static int put_dual(struct generator *g, struct gen_result *r, struct generated *out, struct err *e)
 {
@@ -231,6 +253,7 @@ static int put_dual(struct generator *g, struct gen_result *r, struct generated 
     out->latent = 0;
     out->think_end = -1;
     out->think_end_n = strlen(m->think_end);
+    keep_ids(r, m->think_end_id, out);
     for (int i = 0; i < r->n; i++)
         out->latent += dual_is_latent(g->dual, r->ids[i]);
     out->thought = r->n > 0 && (dual_is_latent(g->dual, r->ids[0]) || r->ids[0] == m->think_end_id);
@@ -275,6 +298,7 @@ int generator_next(struct generator *g, struct generated *out, struct err *e)
 void generated_release(struct generated *out)
 {
     buf_release(&out->text);
+    free(out->ids);
 }
 
 int64_t generator_waiting(const struct generator *g)

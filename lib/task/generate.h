@@ -28,6 +28,7 @@ struct generator_options {
     int threads, batch; /* 0: as many as there are cores; the engine's own */
     int64_t kv_memory;  /* bytes; 0: the engine's own */
     double end_bias;    /* models with two vocabularies: added to the think end's logit while thinking ... */
+    int max_context;    /* tokens of prompt and response at most; 0: what the model has room for */
     bool compat;        /* ... and the reference's set of ids instead of ours (model/dual.h) */
 };
 int generator_open(struct generator **out, const struct generator_options *o, struct err *e);
@@ -66,6 +67,9 @@ struct generated {
     bool thought;       /* it began by thinking */
     long think_end;     /* bytes of text in front of the think end; -1: none */
     size_t think_end_n; /* bytes of the think end */
+    int32_t *ids;       /* [tokens] as they were generated, the stop id included */
+    int cap;            /* room in ids */
+    int think_end_at;   /* place of the first think end in ids; -1: none */
 };
 /* 1: *out is the next finished sample; 0: nothing is left; -1. */
 int generator_next(struct generator *g, struct generated *out, struct err *e);

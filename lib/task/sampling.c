@@ -70,6 +70,8 @@ int sampling_check(const struct sampling_options *o, struct err *e)
     struct shard shard;
     if (sampling_size(o->kv_memory, &bytes, e) < 0 || shard_parse(&shard, o->shard, e) < 0)
         return -1;
+    if (strcmp(o->shard_style, "stride") == 0 && !o->compat)
+        return err_set(e, "--shard-style stride is the reference's: it goes with --compat");
     if (o->few_shot && o->prompt_data)
         return err_set(e, "--few-shot and --prompt-data are two ways to show examples: give one");
     if (o->few_shot && strcmp(o->format, "raw") == 0)
@@ -231,18 +233,24 @@ static int read_items(struct sampling *s, struct rec_reader *in, struct err *e)
 static int cut_shard(struct sampling *s, struct err *e)
 {
     struct shard shard;
-    uint64_t from, to;
+    uint64_t from, to, step = 1;
     if (shard_parse(&shard, s->o->shard, e) < 0)
         return -1;
     shard_range(&shard, s->nitems, &from, &to);
-    struct item *kept = xcalloc((size_t)(to - from) + 1, sizeof *kept);
-    for (size_t i = (size_t)from; i < to; i++) {
-        kept[i - from] = s->item[i];
+    if (strcmp(s->o->shard_style, "stride") == 0) {
+        from = shard.k;
+        to = s->nitems;
+        step = shard.n;
+    }
+    struct item *kept = xcalloc(s->nitems + 1, sizeof *kept);
+    size_t n = 0;
+    for (uint64_t i = from; i < to; i += step) {
+        kept[n++] = s->item[i];
         s->item[i] = (struct item){ .where = NULL };
     }
     close_items(s);
     s->item = kept;
-    s->nitems = (size_t)(to - from);
+    s->nitems = n;
     return 0;
 }
 
@@ -306,6 +314,7 @@ static int open_generator(struct sampling *s, struct err *e)
     };
     go.end_bias = o->end_bias;
     go.compat = o->compat;
+    go.max_context = (int)o->max_context;
     if (sampling_size(o->kv_memory, &go.kv_memory, e) < 0 || generator_open(&s->generator, &go, e) < 0)
         return -1;
     struct gen_params *p = generator_params(s->generator);

@@ -31,12 +31,12 @@
 struct err;
 
 struct sampling_options {
-    const char *model, *benchmark, *split, *shard;
+    const char *model, *benchmark, *split, *shard, *shard_style;
     int64_t limit;
     const char *format, *family, *few_shot, *prompt_data, *layout, *think;
     int64_t num_few_shot;
     bool suppress, compat;
-    int64_t num_samples, max_tokens, top_k;
+    int64_t num_samples, max_tokens, max_context, top_k;
     double temperature, top_p, min_p, presence, frequency, repetition;
     double end_bias;
     struct opt_list stop;
@@ -46,8 +46,9 @@ struct sampling_options {
 
 #define SAMPLING_DEFAULTS(split_, think_)                                                                              \
     {                                                                                                                  \
-        .split = (split_), .think = (think_), .limit = -1, .format = "tokenskip", .family = "auto", .num_few_shot = 8, \
-        .num_samples = 1, .max_tokens = 512, .top_p = 1, .repetition = 1, .end_bias = 5                                \
+        .split = (split_), .shard_style = "block", .think = (think_), .limit = -1, .format = "tokenskip",              \
+        .family = "auto", .num_few_shot = 8, .num_samples = 1, .max_tokens = 512, .top_p = 1, .repetition = 1,         \
+        .end_bias = 5                                                                                                  \
     }
 
 #define SAMPLING_ROWS(o)                                                                                               \
@@ -61,6 +62,8 @@ struct sampling_options {
         OPT_ROW_ALIAS("num-questions", "limit"),                                                                       \
         OPT_ROW_STRING("shard", 0, &(o).shard, "K/N", "only part K (0..N-1) of N equal parts, after --limit",          \
                        OPT_RESULT),                                                                                    \
+        OPT_ROW_CHOICE("shard-style", 0, &(o).shard_style, "block|stride",                                             \
+                       "with --compat: part K is questions K, K+N, K+2N ...", OPT_RESULT),                             \
         OPT_ROW_GROUP("Prompt"),                                                                                       \
         OPT_ROW_CHOICE("prompt-format", 0, &(o).format, PROMPT_FORMATS, "how the question is put", OPT_RESULT),        \
         OPT_ROW_CHOICE("model-family", 0, &(o).family, "auto|qwen|llama3", "what stands around the ratio",             \
@@ -92,6 +95,8 @@ struct sampling_options {
         OPT_ROW_REAL("end-bias", 0, &(o).end_bias, "X",                                                                \
                      "two vocabularies: added to the logit of the think end while thinking", OPT_RESULT, -1000, 1000), \
         OPT_ROW_INT("max-tokens", 0, &(o).max_tokens, "N", "tokens of a response at most", OPT_RESULT, 1, 1e8),        \
+        OPT_ROW_INT("max-model-len", 0, &(o).max_context, "N",                                                         \
+                    "tokens of prompt and response at most; 0: what the model has room for", OPT_RESULT, 0, 1e8),      \
         OPT_ROW_LIST("stop", 0, &(o).stop, "TEXT", "end a response in front of TEXT (may be repeated)", OPT_RESULT),   \
         OPT_ROW_GROUP("How it runs (the result does not depend on it)"),                                               \
         OPT_ROW_INT("batch", 'b', &(o).batch, "N", "sequences at the same time; 0: 16", OPT_RUN, 0, 65536),            \

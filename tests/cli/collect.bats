@@ -222,6 +222,22 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   same want out.jsonl
 }
 
+@test "collect --compat: shards in the reference's order, and its words" {
+  questions 7
+  tiny --compat questions.jsonl >all
+  for k in 0 1 2; do
+    tiny --compat --shard $k/3 --shard-style stride questions.jsonl >got
+    sed -n "$((k + 1))~3p" all >want
+    same want got
+    tiny --compat --num-shards 3 --shard-id=$k --gpu 0 --tensor-parallel 1 questions.jsonl >got
+    same want got
+  done
+  fails 2 'goes with --compat' tiny --shard 0/3 --shard-style stride questions.jsonl
+  fails 2 'go together' tiny --compat --num-shards 3 questions.jsonl
+  fails 2 'tensor-parallel 2: there is only 1' tiny --compat --tensor-parallel 2 questions.jsonl
+  fails 2 'unknown option --gpu' tiny --gpu 0 questions.jsonl
+}
+
 @test "collect --compat: exemplars are drawn as the reference draws them" {
   questions 3
   for i in $(seq 20); do echo '{"question": "'$i'?", "answer": "'$i'"}'; done >shots.jsonl

@@ -115,6 +115,43 @@ questions() {
   not grep -q false ok
 }
 
+@test "dual models: eval --compat shows the ids as they were" {
+  need jq
+  questions >q.jsonl
+  dualize -q -m "$(M qwen3)" -o d
+  "$BIN/eval" -q --compat -m d -t 1 --end-bias 3 --max-tokens 45 q.jsonl | tail -n +2 >rows
+  [ "$(jq -c 'del(.raw_ids_around_think_end) | keys_unsorted' rows | sort -u)" = '["source_id","prediction","thinking","num_tokens","think_tokens","is_correct","extracted","num_latent_ids","num_visible_ids","raw_token_ids_head"]' ]
+  jq '(.raw_token_ids_head | length) == .num_tokens and .num_latent_ids + .num_visible_ids == .num_tokens' rows >ok
+  jq '([.raw_token_ids_head[] | select(. >= 608)] | length) == .num_latent_ids' rows >>ok
+  "$BIN/eval" -q --compat -m d -t 1 --end-bias=-1000 --max-tokens 70 q.jsonl | tail -n +2 | jq '(.raw_token_ids_head | length) == ([.num_tokens, 50] | min)' >>ok
+  # 599 is the think end: the ids around it begin at offset, 5 in front of it and 10 behind
+  jq 'select(.raw_ids_around_think_end) | .raw_token_ids_head as $head | .num_tokens as $n | .raw_ids_around_think_end |
+    .ids[.think_end_pos - .offset] == 599 and .offset == ([.think_end_pos - 5, 0] | max) and
+    (.ids | length) == ([.think_end_pos + 11, $n] | min) - .offset and
+    $head[.offset:.offset + (.ids | length)] == .ids' rows >around
+  [ -s around ]
+  not grep -q false ok around
+  [ "$(jq -c 'select((.raw_token_ids_head | index(599)) and (.raw_ids_around_think_end | not))' rows)" = "" ]
+}
+
+@test "dual models: a thought that spells </think> and an answer is no answer" {
+  need jq
+  questions | sed 's/"gold_answer": "[0-9]*"/"gold_answer": "7"/' >q.jsonl
+  printf '%s\n' 'so </think> \boxed{7} ' >tokens
+  dualize -q -m "$(M qwen3)" --mode custom --custom-tokens tokens -o d
+  "$BIN/eval" -q -m d -t 1 -N 8 --end-bias=-1 --max-tokens 6 q.jsonl >rows
+  jq 'select(.latent_tokens > 0 and .visible_tokens == 0) | .extracted == null and (.is_correct | not) and
+    (.reasoning | contains("</think>"))' rows >thoughts
+  jq 'select(.latent_tokens > 0 and .visible_tokens > 1) | (.reasoning | endswith("</think> \\boxed{7}"))' rows >answers
+  [ -s thoughts ] && [ -s answers ]
+  not grep -q false thoughts answers
+  collect -q -m d -t 1 -N 8 --end-bias=-1 --max-tokens 6 q.jsonl | jq 'select(.latent_tokens > 0 and .visible_tokens == 0) | .answer == null and (.is_correct | not)' >ok
+  [ -s ok ] && not grep -q false ok
+  # the reference reads the text
+  "$BIN/eval" -q --compat -m d -t 1 --end-bias=-1000 --max-tokens 6 q.jsonl | tail -n +2 | jq 'select(.num_latent_ids > 0) | .extracted == "7"' >ok
+  [ -s ok ] && not grep -q false ok
+}
+
 @test "dual models: stop strings are looked for in the text that is shown" {
   questions >q.jsonl
   dualize -q -m "$(M qwen3)" -o d

@@ -75,6 +75,35 @@ tiny() {
   report --format jsonl ref.jsonl ours.jsonl | jq -se 'length == 2 and .[0].tokens_mean == .[1].tokens_mean'
 }
 
+@test "eval --compat: the reference's words" {
+  questions 5
+  tiny --compat --ratio 0.5 --limit 3 questions.jsonl >want
+  tiny --compat --compression-ratio 0.5 --num-samples 3 --tokenskip-prompt --top-k -1 --gpu 0 --cache-dir=x --num-cot-samples 20 \
+    --wandb-project p --wandb-run-name=n questions.jsonl >got
+  same want got
+  tiny --compat --tokenskip-prompt --compression-ratio 0.5 --num-samples=3 --output out questions.jsonl
+  same want out
+  printf '{"name": "cod", "system": "Be brief.", "exemplars": [{"question": "1+1?", "answer": "2"}]}' >d.json
+  tiny --compat --prompt-data d.json --prompt-layout multiturn --num-few-shot 1 questions.jsonl >want
+  tiny --compat --prompt-data d.json --cod-multiturn-exemplars --cod-shot 1 --cod-paradigm gsm8k questions.jsonl >got
+  same want got
+  fails 1 'the prompt has [0-9]+ tokens' tiny --compat --sot-prompt --sot-paradigm chunked_symbolism questions.jsonl
+  fails 2 'sot-paradigm expert_lexicons: there is only chunked_symbolism' tiny --compat --sot-prompt --sot-paradigm expert_lexicons questions.jsonl
+  fails 2 'tokenskip-prompt takes no value' tiny --compat --tokenskip-prompt=1 questions.jsonl
+  fails 2 'gpu needs a value' tiny --compat questions.jsonl --gpu
+  fails 2 'unknown option --tokenskip-prompt' tiny --tokenskip-prompt questions.jsonl
+}
+
+@test "eval: --max-model-len counts prompt and response" {
+  need jq
+  questions 1
+  n=$(tiny --max-model-len 200 questions.jsonl | jq .num_tokens)
+  [ "$n" = 16 ]
+  fails 1 'the prompt has [0-9]+ tokens, prompt and response together may have 10' tiny --max-model-len 10 questions.jsonl
+  p=$(sed -n 's/.*the prompt has \([0-9]*\) tokens.*/\1/p' .stderr)
+  tiny --max-model-len $((p + 5)) questions.jsonl | jq -e '.num_tokens == 5 and .finish_reason == "length"'
+}
+
 @test "eval: raw is the question alone, at ratio 1" {
   need jq
   questions 1
