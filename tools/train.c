@@ -216,7 +216,7 @@ static int already_there(struct train *t, int nfiles, char **files, struct err *
     struct manifest *m = &t->manifest;
     bool piped = nfiles == 0;
     for (int i = 0; i < nfiles; i++)
-        piped |= strcmp(files[i], "-") == 0;
+        piped |= file_is_pipe(files[i]);
     if (piped && common.plan)
         printf("%s unknown\n", common.output);
     if (piped)

@@ -24,6 +24,7 @@ int file_write_atomic(const char *path, const void *bytes, size_t n, struct err 
 
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
+bool file_is_pipe(const char *path); /* "-", a fifo, <(command): what can be read only once */
 /* to becomes another name of the file from (a copy where links cannot be), in one step. */
 int file_link_over(const char *from, const char *to, struct err *e);
 int file_mkdirs(const char *path, struct err *e);    /* mkdir -p; an existing folder is fine */

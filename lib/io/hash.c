@@ -89,6 +89,8 @@ void hasher_free(struct hasher *h)
 
 int hash_file_fresh(const char *path, bool content, struct hash128 *out, struct err *e)
 {
+    if (file_is_pipe(path))
+        return err_set(e, "%s: is a pipe, and this has to be read twice: use a file", path);
     struct hasher *h = hasher_new();
     int rc = -1;
     if (content) {

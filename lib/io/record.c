@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "io/stream.h"
 
@@ -45,7 +46,7 @@ int rec_open(struct rec_reader **out, const char *const *files, int nfiles, stru
     /* Missing files are known before any work starts, not hours later. */
     for (int i = 0; i < in->nfiles; i++) {
         struct in_stream *probe = NULL;
-        if (strcmp(in->files[i], "-") != 0 && in_open(&probe, in->files[i], e) < 0) {
+        if (!file_is_pipe(in->files[i]) && in_open(&probe, in->files[i], e) < 0) {
             rec_close(in);
             return -1;
         }

@@ -97,7 +97,7 @@ static bool reads_stdin(const struct stage_spec *s)
     if (s->no_input)
         return false;
     for (int i = 0; i < s->ninputs; i++)
-        if (strcmp(s->inputs[i], "-") == 0)
+        if (file_is_pipe(s->inputs[i]))
             return true;
     return s->ninputs == 0;
 }
@@ -508,22 +508,25 @@ static int emit_journal(struct output *o, struct err *e)
 int stage_check_input(const struct rec_reader *in, bool require, struct err *e)
 {
     for (int i = 0; i < rec_inputs(in); i++) {
-        if (strcmp(rec_input_name(in, i), "standard input") != 0)
+        const char *name = rec_input_name(in, i);
+        if (strcmp(name, "standard input") != 0 && !file_is_pipe(name))
             continue;
         char hex[HASH_HEX];
         hash_hex(rec_input_hash(in, i), hex);
         /* All empty outputs have one hash, so a log entry proves nothing about this one. */
         if (require && hash_equal(rec_input_hash(in, i), hash_bytes("", 0)))
-            return err_set(e, "standard input: is empty: the program before this one failed or had nothing to say "
-                              "(--require-provenance)");
+            return err_set(e,
+                           "%s: is empty: the program before this one failed or had nothing to say "
+                           "(--require-provenance)",
+                           name);
         if (runlog_has(hex))
             continue;
         if (require)
             return err_set(e,
-                           "standard input: no run in the log made these bytes: the program before this one failed or "
-                           "is foreign (--require-provenance)");
-        log_warn(
-            "standard input: no run in the log made these bytes (the program before this one failed or is foreign)");
+                           "%s: no run in the log made these bytes: the program before this one failed or is foreign "
+                           "(--require-provenance)",
+                           name);
+        log_warn("%s: no run in the log made these bytes (the program before this one failed or is foreign)", name);
     }
     return 0;
 }

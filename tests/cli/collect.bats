@@ -249,3 +249,18 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   same a c
   fails 1 '^collect: shots.jsonl: 21 exemplars wanted, the file has 20' tiny --compat --few-shot shots.jsonl --num-few-shot 21 questions.jsonl
 }
+
+@test "collect: a pipe as a file is read once; what must be read twice says that it needs a file" {
+  dataset -q math --file "$GOLDEN/questions/math_train.jsonl" --limit 3 >q.jsonl
+  args=(-q --model "$GOLDEN/models/qwen3" --max-tokens 8)
+  collect "${args[@]}" q.jsonl >want
+  collect "${args[@]}" <(dataset -q math --file "$GOLDEN/questions/math_train.jsonl" --limit 3) >got
+  [ "$(wc -l <want)" = 3 ]
+  cmp want got
+  mkfifo fifo
+  cat q.jsonl >fifo &
+  collect "${args[@]}" -o got.jsonl fifo
+  same want got.jsonl
+  fails 1 "collect: fifo: no run in the log made these bytes" collect "${args[@]}" --require-provenance fifo < <(sed 's/$/ /' q.jsonl >fifo)
+  fails 1 "is a pipe, and this has to be read twice: use a file" collect "${args[@]}" --few-shot <(jq -c '.solution = "so"' q.jsonl) --num-few-shot 1 q.jsonl
+}
