@@ -8,7 +8,7 @@
 #include "tools/tool.h"
 
 static struct {
-    bool correct, dedup, merge, compat;
+    bool correct, dedup, whole, merge, nested, compat;
     int64_t min_tokens, max_tokens, shortest, min_per_question, exemplars;
     double top;
     const char *by;
@@ -24,6 +24,8 @@ static const struct opt opts[] = {
                 -1, 1e9),
     OPT_ROW_ALIAS("max-think-tokens", "max-cot-tokens"),
     OPT_ROW_FLAG("dedup", 'd', &o.dedup, "of equal reasoning to one question, the first only", OPT_RESULT),
+    OPT_ROW_FLAG("whole", 'w', &o.whole, "lengths and repeats of the whole response instead of its reasoning",
+                 OPT_RESULT),
     OPT_ROW_GROUP("Choices per question (and ratio): at most one of these"),
     OPT_ROW_INT("shortest", 'k', &o.shortest, "K", "the K shortest; 0: all", OPT_RESULT, 0, 1e9),
     OPT_ROW_ALIAS("top-k", "shortest"),
@@ -41,7 +43,10 @@ static const struct opt opts[] = {
     OPT_ROW_GROUP("Other"),
     OPT_ROW_FLAG("merge", 0, &o.merge, "make the input files one file; every record must pass", OPT_RUN),
     OPT_ROW_FLAG("compat", 0, &o.compat,
-                 "the reference's order (--shortest by question), bounds and layout (--exemplars)", OPT_RESULT),
+                 "the reference's order, bounds, rewards and layout; its sample files are read as flat samples",
+                 OPT_RESULT),
+    OPT_ROW_FLAG("nested", 0, &o.nested, "--compat: write the reference's sample file, one object a question",
+                 OPT_RESULT),
     OPT_ROW_END,
 };
 
@@ -55,7 +60,10 @@ static int check_options(int nfiles, struct err *e)
     if (o.min_tokens >= 0 && o.max_tokens >= 0 && o.min_tokens > o.max_tokens)
         return tool_misuse(e, "--min-tokens %lld is more than --max-cot-tokens %lld", (long long)o.min_tokens,
                            (long long)o.max_tokens);
-    if (o.merge && (choices || o.correct || o.dedup || o.min_tokens >= 0 || o.max_tokens >= 0))
+    if (o.nested && (!o.compat || choices))
+        return tool_misuse(e, o.compat ? "--nested writes all samples of a question: no choice beside it"
+                                       : "--nested writes the reference's files: it goes with --compat");
+    if (o.merge && (choices || o.nested || o.whole || o.correct || o.dedup || o.min_tokens >= 0 || o.max_tokens >= 0))
         return tool_misuse(e, "--merge takes every record as it is: no other choice beside it");
     if (o.merge && nfiles == 0)
         return tool_misuse(e, "--merge needs the files to merge");
@@ -138,7 +146,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     struct select_spec pick = { .correct = o.correct,
                                 .min_tokens = o.min_tokens,
                                 .max_tokens = o.max_tokens,
-                                .dedup = o.dedup,
+                                .dedup = o.dedup || o.nested,
                                 .shortest = o.shortest,
                                 .top = o.top,
                                 .min_per_group = o.min_per_question,
@@ -146,6 +154,8 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
                                 .scores = o.scores.v,
                                 .nscores = o.scores.n,
                                 .exemplars = o.exemplars,
+                                .whole = o.whole,
+                                .nested = o.nested,
                                 .compat = o.compat };
     rc = selector_open(&s, &pick, e);
     if (rc == 0)

@@ -73,13 +73,19 @@ struct held {
     bool keep;
 };
 
+struct order { /* for qsort, which has no argument */
+    uint64_t group;
+    double key; /* small first */
+    size_t i;
+};
+
 struct selector {
     struct select_spec spec;
     struct select_counts n;
     struct keys groups, seen, scores; /* seen: for dedup; scores: index into value */
     double *value;
     size_t nvalue, value_cap;
-    struct buf lines, id, text, question;
+    struct buf lines, id, text, question, flat;
     struct held *held;
     size_t nheld, held_cap;
 };
@@ -163,6 +169,7 @@ void selector_close(struct selector *s)
     buf_release(&s->id);
     buf_release(&s->text);
     buf_release(&s->question);
+    buf_release(&s->flat);
     free(s);
 }
 
@@ -193,11 +200,13 @@ static int read_question(struct selector *s, const struct rec *r, struct err *e)
     return 0;
 }
 
-static int read_length(const struct rec *r, int64_t *out, struct err *e)
+static int read_length(const struct selector *s, const struct rec *r, int64_t *out, struct err *e)
 {
     static const char *const keys[] = { "reasoning_token_count", "compressed_reasoning_token_count",
                                         "response_token_count" };
     struct json v;
+    if (s->spec.whole)
+        return rec_int(r, keys[2], out, e);
     for (int i = 0; i < 3; i++)
         if (rec_get(r, keys[i], &v) && json_kind(v) != JSON_NULL)
             return rec_int(r, keys[i], out, e);
@@ -205,12 +214,14 @@ static int read_length(const struct rec *r, int64_t *out, struct err *e)
                    r->where);
 }
 
-/* The text that is compared and shown: the compressed reasoning, else the reasoning, else the response. Trimmed. */
+/* The text that is compared and shown: the compressed reasoning, else the reasoning, else the response. Trimmed. The
+ * reference has no response in place of a reasoning that is not there. */
 static int read_text(struct selector *s, const struct rec *r, struct view *out, struct err *e)
 {
     static const char *const keys[] = { "compressed_reasoning", "reasoning", "response_text" };
+    int first = s->spec.whole ? 2 : 0, end = s->spec.compat && !s->spec.whole ? 2 : 3;
     buf_reset(&s->text);
-    for (int i = 0; i < 3; i++) {
+    for (int i = first; i < end; i++) {
         int rc = rec_text_or_null(r, keys[i], &s->text, e);
         if (rc < 0)
             return -1;
@@ -238,7 +249,7 @@ static int passes(struct selector *s, const struct rec *r, int64_t *length, stru
     if (!right)
         return s->n.wrong++, 0;
     *length = 0;
-    if (needs_length(p) && read_length(r, length, e) < 0)
+    if (needs_length(p) && read_length(s, r, length, e) < 0)
         return -1;
     if (p->min_tokens >= 0 && *length < p->min_tokens)
         return s->n.too_short++, 0;
@@ -254,6 +265,8 @@ static int is_first(struct selector *s, const struct rec *r, const char *group, 
     bool is_new;
     if (read_text(s, r, &text, e) < 0)
         return -1;
+    if (text.n == 0 && s->spec.compat) /* nothing was thought: that is no repeat */
+        return 1;
     keys_at(&s->seen, key_of(group, s->spec.exemplars ? 0 : n, text.s, text.n), &is_new);
     if (!is_new)
         s->n.repeated++;
@@ -318,11 +331,11 @@ static int hold(struct selector *s, const struct rec *r, const char *ratio, int6
     return 0;
 }
 
-int selector_add(struct selector *s, const struct rec *r, struct buf *out, struct err *e)
+static int add_flat(struct selector *s, const struct rec *r, struct buf *out, struct err *e)
 {
     char ratio[32];
     int64_t length;
-    bool grouped = s->spec.shortest || s->spec.top > 0 || s->spec.exemplars;
+    bool grouped = s->spec.shortest || s->spec.top > 0 || s->spec.exemplars || s->spec.nested;
     s->n.in++;
     bool repeats_first = s->spec.compat && s->spec.dedup && !s->spec.exemplars;
     int rc = repeats_first ? 1 : passes(s, r, &length, e);
@@ -349,16 +362,144 @@ int selector_add(struct selector *s, const struct rec *r, struct buf *out, struc
     return 0;
 }
 
-/* ---- exemplars ---- */
+/* ---- the reference's files: one object a question, its samples inside ---- */
 
-static void put_raw(struct buf *b, const struct rec *r, const char *key)
+static void put_value(struct buf *b, struct json object, const char *from, const char *key)
 {
     struct json v;
-    if (rec_get(r, key, &v))
+    if (json_get(object, from, &v))
         rec_put(b, key, v);
     else
         rec_put_null(b, key);
 }
+
+static void put_raw(struct buf *b, const struct rec *r, const char *key)
+{
+    put_value(b, r->object, key, key);
+}
+
+static int flatten_one(const struct rec *r, struct json sample, const struct buf *id, struct buf *out, struct err *e)
+{
+    struct json v, text, shown;
+    int64_t index;
+    if (json_kind(sample) != JSON_OBJECT || !json_get(sample, "sample_idx", &v) || !json_int(v, &index))
+        return err_set(e, "%s: a member of \"samples\" is no object with a whole number as \"sample_idx\"", r->where);
+    bool has_text = json_get(sample, "text", &text), has_shown = json_get(sample, "response_text", &shown);
+    if (!has_text && !has_shown)
+        return err_set(e, "%s: sample %lld has neither \"response_text\" nor \"text\"", r->where, (long long)index);
+    struct buf own = BUF_INIT;
+    buf_printf(&own, "%s_s%lld", id->s, (long long)index);
+    rec_begin(out);
+    put_raw(out, r, "benchmark");
+    rec_put_cstr(out, "source_id", own.s);
+    rec_put_cstr(out, "question_source_id", id->s);
+    rec_put_int(out, "sample_index", index);
+    put_raw(out, r, "question");
+    put_raw(out, r, "gold_answer");
+    rec_put_null(out, "prompt_format");
+    rec_put(out, "response_text", has_shown ? shown : text);
+    put_value(out, sample, "think", "reasoning");
+    put_value(out, sample, "answer", "answer");
+    put_value(out, sample, "is_correct", "is_correct");
+    put_value(out, sample, "think_token_count", "reasoning_token_count");
+    rec_put_null(out, "response_token_count");
+    if (has_text && has_shown && (text.n != shown.n || memcmp(text.s, shown.s, text.n) != 0))
+        rec_put(out, "text", text);
+    rec_end(out);
+    buf_release(&own);
+    return 0;
+}
+
+int select_flatten(const struct rec *r, struct buf *out, struct err *e)
+{
+    struct json samples, sample;
+    struct buf id = BUF_INIT;
+    if (!rec_get(r, "samples", &samples) || json_kind(samples) != JSON_ARRAY)
+        return 0;
+    int rc = rec_text(r, "source_id", &id, e);
+    buf_puts(&id, "");
+    for (struct json_iter it = json_each(samples); rc == 0 && json_next(&it, NULL, &sample);)
+        rc = flatten_one(r, sample, &id, out, e);
+    buf_release(&id);
+    return rc < 0 ? -1 : 1;
+}
+
+int selector_add(struct selector *s, const struct rec *r, struct buf *out, struct err *e)
+{
+    struct rec flat;
+    int rc;
+    buf_reset(&s->flat);
+    if (!s->spec.compat || (rc = select_flatten(r, &s->flat, e)) == 0)
+        return add_flat(s, r, out, e);
+    for (size_t at = 0; rc > 0 && at < s->flat.len;) {
+        size_t n = (size_t)((const char *)memchr(s->flat.s + at, '\n', s->flat.len - at) - (s->flat.s + at));
+        if (rec_parse(&flat, s->flat.s + at, n, r->where, e) < 0)
+            return -1;
+        rc = add_flat(s, &flat, out, e) < 0 ? -1 : 1;
+        rec_release(&flat);
+        at += n + 1;
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+static void put_sample(struct selector *s, const struct rec *r, int64_t *right, struct buf *out)
+{
+    struct json v;
+    bool is_right;
+    int64_t chars = 0;
+    *right += rec_get(r, "is_correct", &v) && json_bool(v, &is_right) && is_right;
+    buf_reset(&s->text);
+    if (rec_get(r, "reasoning", &v) && json_kind(v) == JSON_STRING)
+        json_str(v, &s->text);
+    for (size_t i = 0; i < s->text.len; i++)
+        chars += ((unsigned char)s->text.s[i] & 0xC0) != 0x80;
+    rec_begin(out);
+    put_value(out, r->object, "sample_index", "sample_idx");
+    put_value(out, r->object, rec_get(r, "text", &v) ? "text" : "response_text", "text");
+    put_value(out, r->object, "reasoning", "think");
+    put_raw(out, r, "answer");
+    put_raw(out, r, "is_correct");
+    rec_put_int(out, "think_length", chars);
+    put_value(out, r->object, "reasoning_token_count", "think_token_count");
+    put_raw(out, r, "response_text");
+    buf_putc(out, '}');
+}
+
+/* The samples v[0..n) of one question. */
+static int put_nested(struct selector *s, const struct order *v, size_t n, struct buf *out, struct err *e)
+{
+    struct buf samples = BUF_INIT;
+    int64_t right = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct held *h = &s->held[v[i].i];
+        struct rec r;
+        if (rec_parse(&r, s->lines.s + h->at, h->n, "a held sample", e) < 0) {
+            buf_release(&samples);
+            return -1;
+        }
+        if (i == 0) {
+            read_question(s, &r, e);
+            rec_begin(out);
+            put_raw(out, &r, "benchmark");
+            rec_put_text(out, "source_id", s->question.s, s->question.len);
+            put_raw(out, &r, "question");
+            put_raw(out, &r, "gold_answer");
+        }
+        buf_puts(&samples, i ? ", " : "[");
+        put_sample(s, &r, &right, &samples);
+        rec_release(&r);
+    }
+    buf_putc(&samples, ']');
+    rec_put_int(out, "num_correct", right);
+    rec_put_int(out, "num_samples", (int64_t)n);
+    rec_put(out, "samples", (struct json){ samples.s, samples.len });
+    rec_end(out);
+    s->n.out += n;
+    buf_release(&samples);
+    return 0;
+}
+
+/* ---- exemplars ---- */
 
 /* {"benchmark", "source_id" (the question's), "question", "gold_answer", "reasoning", "answer", "solution",
  * "think_token_count"} goes to s->lines. */
@@ -398,12 +539,6 @@ static void indent_object(const char *s, size_t n, struct buf *out)
 }
 
 /* ---- the end ---- */
-
-struct order { /* for qsort, which has no argument */
-    uint64_t group;
-    double key; /* small first */
-    size_t i;
-};
 
 static int by_group(const void *a, const void *b)
 {
@@ -489,6 +624,17 @@ static void choose(struct selector *s, const struct order *order, size_t n)
     }
 }
 
+/* What a group is sorted by, small first. */
+static double key_of_held(const struct select_spec *p, const struct held *h)
+{
+    int64_t most = p->max_tokens >= 0 ? p->max_tokens : SELECT_REWARD_TOKENS;
+    if (p->top > 0)
+        return -h->score;
+    if (p->nested)
+        return 0;
+    return (double)(p->exemplars && p->compat && h->length > most ? most : h->length);
+}
+
 int selector_finish(struct selector *s, struct buf *out, struct err *e)
 {
     size_t n = s->nheld;
@@ -496,12 +642,17 @@ int selector_finish(struct selector *s, struct buf *out, struct err *e)
         return s->spec.exemplars ? put_exemplars(s, NULL, 0, out, e) : 0;
     struct order *order = xreallocarray(NULL, n, sizeof *order);
     for (size_t i = 0; i < n; i++)
-        order[i] =
-            (struct order){ s->held[i].group, s->spec.top > 0 ? -s->held[i].score : (double)s->held[i].length, i };
+        order[i] = (struct order){ s->held[i].group, key_of_held(&s->spec, &s->held[i]), i };
     qsort(order, n, sizeof *order, by_group);
     int rc = 0;
     if (s->spec.exemplars) {
         rc = put_exemplars(s, order, n, out, e);
+    } else if (s->spec.nested) {
+        for (size_t from = 0, to; rc == 0 && from < n; from = to) {
+            for (to = from; to < n && order[to].group == order[from].group; to++)
+                ;
+            rc = put_nested(s, order + from, to - from, out, e);
+        }
     } else {
         choose(s, order, n);
         bool grouped = s->spec.compat && s->spec.shortest;

@@ -160,6 +160,113 @@ static void test_exemplars(void **state)
     buf_release(&out);
 }
 
+/* With whole the response counts, with all its tokens; a limit of 510 is the paper's "below 511". */
+static void test_whole(void **state)
+{
+#define WHOLE(id, text, n, all)                                                                                        \
+    "{\"source_id\": \"" id "\", \"is_correct\": true, \"reasoning\": \"r\", \"reasoning_token_count\": " n            \
+    ", \"response_text\": \"" text "\", \"response_token_count\": " all "}\n"
+    static const char lines[] =
+        WHOLE("a_s0", "r. 1", "5", "511") WHOLE("a_s1", "r. 2", "9", "510") WHOLE("a_s2", " r. 2 ", "1", "20");
+    struct select_spec s = nothing();
+    (void)state;
+    s.dedup = s.whole = true;
+    selects(s, lines, WHOLE("a_s0", "r. 1", "5", "511") WHOLE("a_s1", "r. 2", "9", "510"));
+    s.max_tokens = 510;
+    s.shortest = 1;
+    selects(s, lines, WHOLE("a_s1", "r. 2", "9", "510"));
+    s.whole = false;
+    s.max_tokens = -1;
+    selects(s, lines, WHOLE("a_s0", "r. 1", "5", "511"));
+}
+
+/* The reference: a wrong sample hides a right one of the same reasoning; without a limit everything from 2048 tokens on
+ * has no reward and is equal; the first wins; nothing thought is no repeat and no exemplar. */
+static void test_compat_exemplars(void **state)
+{
+    struct select_spec s = nothing();
+    struct err e = { "" };
+    struct buf out = BUF_INIT;
+    (void)state;
+    s.exemplars = 9;
+    s.compat = true;
+    assert_ok(run(s,
+                  ROW("a_s0", "true", "long", "3000") ROW("a_s1", "true", "longer", "2048")
+                      ROW("b_s0", "true", "middle", "2500") ROW("c_s0", "true", "short", "2047")
+                          ROW("d_s0", "true", "short", "2047") ROW("e_s0", "true", " ", "7")
+                              ROW("f_s0", "true", "naught", "0"),
+                  &out, NULL, &e));
+    const char *c = strstr(out.s, "\"c\""), *a = strstr(out.s, "\"a\""), *b = strstr(out.s, "\"b\"");
+    assert_true(c && a && b && c < a && a < b);
+    assert_non_null(strstr(out.s, "\"think_token_count\": 3000"));
+    assert_null(strstr(out.s, "\"d\""));
+    assert_null(strstr(out.s, "\"e\""));
+    assert_null(strstr(out.s, "\"f\""));
+    s.max_tokens = 2048; /* now what reaches it goes */
+    assert_ok(run(s, ROW("a_s0", "true", "long", "2048") ROW("a_s1", "true", "x", "2047"), &out, NULL, &e));
+    assert_null(strstr(out.s, "2048"));
+    assert_non_null(strstr(out.s, "2047"));
+    buf_release(&out);
+}
+
+#define NESTED                                                                                                         \
+    "{\"benchmark\": \"gsm8k\", \"source_id\": \"gsm8k_train_7\", \"question\": \"Q?\", \"gold_answer\": \"7\", "      \
+    "\"num_correct\": 1, \"num_samples\": 3, \"samples\": ["
+#define SAMPLE_0                                                                                                       \
+    "{\"sample_idx\": 0, \"text\": \" <think>\\u00e9 b</think>\", \"think\": \"\\u00e9 b\", \"answer\": null, "        \
+    "\"is_correct\": false, \"think_length\": 3, \"think_token_count\": 2, \"response_text\": "                        \
+    "\"<think>\\u00e9 b</think>\"}"
+#define SAMPLE_2                                                                                                       \
+    "{\"sample_idx\": 2, \"text\": \"c\", \"think\": \"c\", \"answer\": \"7\", \"is_correct\": true, "                 \
+    "\"think_length\": 1, \"think_token_count\": 1, \"response_text\": \"c\"}"
+#define SAMPLE_3                                                                                                       \
+    "{\"sample_idx\": 3, \"text\": \"\", \"think\": null, \"answer\": null, \"is_correct\": false, "                   \
+    "\"think_length\": 0, \"think_token_count\": 0, \"response_text\": \"\"}"
+#define FLAT(index, shown, think, answer, right, n, more)                                                              \
+    "{\"benchmark\": \"gsm8k\", \"source_id\": \"gsm8k_train_7_s" index                                                \
+    "\", \"question_source_id\": \"gsm8k_train_7\", \"sample_index\": " index                                          \
+    ", \"question\": \"Q?\", \"gold_answer\": \"7\", \"prompt_format\": null, \"response_text\": \"" shown             \
+    "\", \"reasoning\": " think ", \"answer\": " answer ", \"is_correct\": " right ", \"reasoning_token_count\": " n   \
+    ", \"response_token_count\": null" more "}\n"
+#define FLAT_0                                                                                                         \
+    FLAT("0", "<think>\\u00e9 b</think>", "\"\\u00e9 b\"", "null", "false", "2",                                       \
+         ", \"text\": \" <think>\\u00e9 b</think>\"")
+#define FLAT_2 FLAT("2", "c", "\"c\"", "\"7\"", "true", "1", "")
+#define FLAT_3 FLAT("3", "", "null", "null", "false", "0", "")
+
+/* The reference's files become flat samples and the same files again. */
+static void test_nested(void **state)
+{
+    struct select_spec s = nothing();
+    struct select_counts n;
+    struct err e = { "" };
+    struct buf out = BUF_INIT;
+    (void)state;
+    const char *nested = NESTED SAMPLE_0 ", " SAMPLE_2 ", " SAMPLE_3 "]}\n";
+    selects(s, nested, nested); /* without compat it is a record like any other */
+    s.compat = true;
+    selects(s, nested, FLAT_0 FLAT_2 FLAT_3);
+    s.correct = true;
+    selects(s, nested, FLAT_2);
+    s.correct = false;
+    s.nested = s.dedup = true;
+    selects(s, FLAT_0 FLAT_2 FLAT_3, nested);
+    selects(s, nested, nested);
+    /* repeats go whether right or wrong, but not what was not thought */
+    assert_ok(run(s,
+                  FLAT("0", "x", "\" c\"", "null", "false", "1", "")
+                      FLAT_2 FLAT("1", "", "null", "null", "false", "0", "") FLAT_3,
+                  &out, &n, &e));
+    assert_non_null(strstr(out.s, "\"num_correct\": 0, \"num_samples\": 3, \"samples\": [{\"sample_idx\": 0, "));
+    assert_int_equal(n.repeated, 1);
+    assert_int_equal(n.out, 3);
+    assert_int_equal(run(s, NESTED "{\"text\": \"x\"}]}\n", &out, NULL, &e), -1);
+    assert_string_equal(e.msg, "in:1: a member of \"samples\" is no object with a whole number as \"sample_idx\"");
+    assert_int_equal(run(s, NESTED "{\"sample_idx\": 5}]}\n", &out, NULL, &e), -1);
+    assert_string_equal(e.msg, "in:1: sample 5 has neither \"response_text\" nor \"text\"");
+    buf_release(&out);
+}
+
 static void test_question_id(void **state)
 {
     (void)state;
@@ -189,7 +296,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_filters), cmocka_unit_test(test_shortest),  cmocka_unit_test(test_top_count),
         cmocka_unit_test(test_top),     cmocka_unit_test(test_exemplars), cmocka_unit_test(test_question_id),
-        cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_missing), cmocka_unit_test(test_whole),     cmocka_unit_test(test_compat_exemplars),
+        cmocka_unit_test(test_nested),
     };
     return cmocka_run_group_tests_name("select", tests, NULL, NULL);
 }
