@@ -176,7 +176,7 @@ int main(int argc, char **argv)
                                       "[OPTION]... [FILE]...",
                                       "rows to train on, from compressed samples, "
                                       "samples or questions",
-                                      1,
+                                      2,
                                       opts,
                                       run };
     return tool_main(&tool, argc, argv);

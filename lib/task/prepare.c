@@ -64,20 +64,21 @@ static void put_turn(struct buf *out, const char *role, const char *content, boo
     buf_putc(out, '}');
 }
 
+/* Is the question put as collect puts it in the tokenskip format? The reference does so for its tokenskip method only,
+ * and there for every format. */
+static bool asks_tokenskip(const struct prepare_spec *s)
+{
+    return s->method == PREPARE_TOKENSKIP || (s->format == PROMPT_TOKENSKIP && !s->compat);
+}
+
 /* xml brings its own system turn, tokenskip in its own format the plain one; the others have none. Solutions stand
  * behind the whole prompt of their format. */
 static const char *system_of(const struct prepare_spec *s, const char *benchmark)
 {
-    if (s->format == PROMPT_XML || s->method == PREPARE_SOLUTION)
+    if (s->format == PROMPT_XML || s->method == PREPARE_SOLUTION ||
+        (s->format == PROMPT_TOKENSKIP && asks_tokenskip(s)))
         return prompt_system(s->format, benchmark);
-    if (s->method == PREPARE_TOKENSKIP && s->format == PROMPT_TOKENSKIP)
-        return prompt_system(PROMPT_TOKENSKIP, benchmark);
     return NULL;
-}
-
-static enum prompt_format user_format(const struct prepare_spec *s)
-{
-    return s->method == PREPARE_TOKENSKIP ? PROMPT_TOKENSKIP : s->method == PREPARE_SOLUTION ? s->format : PROMPT_XML;
 }
 
 static const char *format_name(const struct prepare_spec *s)
@@ -99,7 +100,7 @@ static void put_row(struct preparer *p, const char *reasoning, double label, dou
     const char *system = system_of(s, str(&t->benchmark));
     buf_reset(&p->user);
     buf_reset(&p->said);
-    prompt_user(user_format(s), str(&t->question), label, p->delimiter, &p->user);
+    prompt_user(asks_tokenskip(s) ? PROMPT_TOKENSKIP : PROMPT_XML, str(&t->question), label, p->delimiter, &p->user);
     prompt_assistant(s->format, reasoning, str(&t->answer), s->compat, &p->said);
     buf_puts(out, "{\"messages\": [");
     if (system)
@@ -353,22 +354,68 @@ static int put_concise(struct preparer *p, const struct rec *r, struct buf *out,
     return 0;
 }
 
+struct chosen {
+    size_t at, n;
+    uint64_t row; /* of its question in the data set */
+};
+
+/* The row number that ends a question's id (math_train_17: 17); without one it stays in its place, at the end. */
+static uint64_t row_of(const struct rec *r)
+{
+    struct buf id = BUF_INIT;
+    struct err none;
+    uint64_t row = UINT64_MAX;
+    if (rec_text_or_null(r, "question_source_id", &id, &none) > 0 || rec_text(r, "source_id", &id, &none) == 0) {
+        size_t n = select_question_id(str(&id), id.len), from = n;
+        while (from > 0 && id.s[from - 1] >= '0' && id.s[from - 1] <= '9')
+            from--;
+        if (from < n && n - from < 19)
+            row = strtoull(id.s + from, NULL, 10);
+    }
+    buf_release(&id);
+    return row;
+}
+
+static int by_row(const void *a, const void *b)
+{
+    const struct chosen *x = a, *y = b;
+    if (x->row != y->row)
+        return x->row < y->row ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* The chosen samples as they came, with compat in the order of the data set, which the reference walks. */
 static int finish_concise(struct preparer *p, struct buf *out, struct err *e)
 {
-    struct buf chosen = BUF_INIT;
+    struct buf lines = BUF_INIT;
+    struct chosen *v = NULL;
+    size_t n = 0, cap = 0;
     struct rec r;
-    int rc = selector_finish(p->select, &chosen, e);
-    for (size_t at = 0; rc == 0 && at < chosen.len;) {
-        const char *end = memchr(chosen.s + at, '\n', chosen.len - at);
-        size_t n = (size_t)(end - (chosen.s + at));
-        rc = rec_parse(&r, chosen.s + at, n, "a chosen sample", e);
+    int rc = selector_finish(p->select, &lines, e);
+    for (size_t at = 0; rc == 0 && at < lines.len;) {
+        size_t len = (size_t)((const char *)memchr(lines.s + at, '\n', lines.len - at) - (lines.s + at));
+        rc = rec_parse(&r, lines.s + at, len, "a chosen sample", e);
+        if (rc < 0)
+            break;
+        if (n == cap) {
+            cap = cap ? 2 * cap : 1024;
+            v = xreallocarray(v, cap, sizeof *v);
+        }
+        v[n++] = (struct chosen){ at, len, p->spec.compat ? row_of(&r) : 0 };
+        rec_release(&r);
+        at += len + 1;
+    }
+    if (n)
+        qsort(v, n, sizeof *v, by_row);
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        rc = rec_parse(&r, lines.s + v[i].at, v[i].n, "a chosen sample", e);
         if (rc == 0) {
             rc = put_concise(p, &r, out, e);
             rec_release(&r);
         }
-        at += n + 1;
     }
-    buf_release(&chosen);
+    free(v);
+    buf_release(&lines);
     return rc;
 }
 
@@ -615,11 +662,12 @@ int preparer_open(struct preparer **out, const struct prepare_spec *spec, struct
         p->spec.ratio = reference_pool;
         p->spec.nratio = sizeof reference_pool / sizeof *reference_pool;
     }
+    int64_t most = spec->max_tokens < 0 && spec->compat ? SELECT_REWARD_TOKENS : spec->max_tokens;
     struct select_spec pick = { .correct = true,
                                 .dedup = true,
                                 .shortest = 1,
                                 .min_tokens = 1,
-                                .max_tokens = spec->max_tokens < 0 ? -1 : spec->max_tokens - spec->compat,
+                                .max_tokens = most < 0 ? -1 : most - spec->compat,
                                 .compat = spec->compat };
     if (spec->method == PREPARE_CONCISE && selector_open(&p->select, &pick, e) < 0) {
         preparer_close(p);

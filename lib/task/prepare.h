@@ -14,6 +14,12 @@
  * solution   questions with a worked solution: the solution as the reasoning, then the gold answer, behind the prompt
  *            that collect puts in this format.
  *
+ * The question is put as collect puts it in the row's format.
+ *
+ * compat, concise: the reference's sample files are read; lengths stay below max_tokens, or 2048; rows come in the
+ * order of the data set. compat, concise and direct: only xml has a system turn, and no format puts words in front of
+ * the question.
+ *
  * compat, tokenskip: `original` is the file of samples and the stream has the compressed ones, in any order. Samples
  * draw from random.Random(seed).choice in their order, one draw each, used or not; a drawn ratio that the sample does
  * not have gives no row; the length limit spares ratio 1; what looks like a tag is cut out of the reasoning. */

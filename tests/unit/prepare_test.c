@@ -288,6 +288,26 @@ static void test_concise_and_direct(void **state)
     s.compat = true; /* below the limit, not at it */
     assert_ok(run(s, samples, &out, NULL, &e));
     assert_string_equal(out.s, "");
+    /* the reference: below 2048 where nothing is said, no words around the question, in the order of the data set */
+    s.max_tokens = -1;
+    s.format = PROMPT_TOKENSKIP;
+    assert_ok(
+        run(s,
+            "{\"benchmark\": \"math\", \"source_id\": \"math_train_10_s0\", \"question\": \"Q10\", \"gold_answer\": "
+            "\"1\", \"is_correct\": true, \"reasoning\": \"r\", \"reasoning_token_count\": 2047}\n"
+            "{\"benchmark\": \"math\", \"source_id\": \"math_train_3_s0\", \"question\": \"Q3\", \"gold_answer\": "
+            "\"1\", \"is_correct\": true, \"reasoning\": \"r\", \"reasoning_token_count\": 2048}\n"
+            "{\"benchmark\": \"math\", \"source_id\": \"math_train_9\", \"question\": \"Q9\", \"gold_answer\": "
+            "\"1\", \"samples\": [{\"sample_idx\": 0, \"text\": \"t\", \"think\": \"r\", \"answer\": \"1\", "
+            "\"is_correct\": true, \"think_token_count\": 1}]}\n",
+            &out, NULL, &e));
+    const char *q9 = "{\"messages\": [{\"role\": \"user\", \"content\": \"Q9\"}, ";
+    assert_int_equal(strncmp(out.s, q9, strlen(q9)), 0);
+    assert_non_null(strstr(out.s, "\"content\": \"Q10\""));
+    assert_null(strstr(out.s, "\"content\": \"Q3\""));
+    s.compat = false; /* ours: the prompt of the format */
+    assert_ok(run(s, samples, &out, NULL, &e));
+    assert_non_null(strstr(out.s, "helpful assistant.\"}, {\"role\": \"user\", \"content\": \"Please reason"));
     s = (struct prepare_spec){ .method = PREPARE_DIRECT, .format = PROMPT_XML, .family = "qwen", .max_tokens = -1 };
     assert_ok(run(s, "{\"benchmark\": \"math\", \"source_id\": \"m_0\", \"question\": \"Q\", \"gold_answer\": \"2\"}\n",
                   &out, NULL, &e));
