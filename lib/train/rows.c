@@ -21,6 +21,8 @@ struct rows_inside {
     struct buf given, text; /* the two renderings */
     int32_t *labels;        /* of the row in hand */
     size_t cap;
+    int32_t *joined; /* a prompt and what was tokenized apart from it */
+    size_t joined_cap;
 };
 
 int rows_open(struct rows **out, const struct rows_spec *spec, struct err *e)
@@ -51,6 +53,7 @@ void rows_close(struct rows *r)
     buf_release(&in->given);
     buf_release(&in->text);
     free(in->labels);
+    free(in->joined);
     free(in->dir);
     free(in);
     free(r->row);
@@ -264,6 +267,41 @@ static int not_a_prefix(struct rows_inside *in, const struct rec *rec, size_t at
     return -1;
 }
 
+/* An empty thinking block behind a prompt that opens it: one token may hold the line ends of both. The sampler's prompt
+ * ends between them, so that is where such a row is cut in two. */
+static bool empty_thinking(const struct rows_inside *in)
+{
+    static const char open[] = "<think>\n", close[] = "\n</think>";
+    size_t n = in->given.len, k = strlen(open);
+    return n >= k && in->text.len > n && memcmp(in->given.s + n - k, open, k) == 0 &&
+           memcmp(in->text.s, in->given.s, n) == 0 && strncmp(in->text.s + n, close, strlen(close)) == 0;
+}
+
+/* Its tokens: those of the prompt, then those of the rest (in->full). */
+static int32_t *join(struct rows_inside *in)
+{
+    size_t n = in->prefix.n + in->full.n;
+    if (n > in->joined_cap) {
+        in->joined_cap = n + n / 2;
+        in->joined = xreallocarray(in->joined, in->joined_cap, sizeof *in->joined);
+    }
+    memcpy(in->joined, in->prefix.id, in->prefix.n * sizeof *in->joined);
+    memcpy(in->joined + in->prefix.n, in->full.id, in->full.n * sizeof *in->joined);
+    return in->joined;
+}
+
+/* What is learnt: ids[first .. n), labels likewise. */
+static int keep_chat(struct rows *r, const struct rec *rec, int32_t *ids, size_t first, size_t n, struct err *e)
+{
+    struct rows_inside *in = r->inside;
+    int32_t *labels = labels_room(in, n + 1);
+    if (in->dual)
+        dual_remap(in->dual, ids, (int64_t)first, (int64_t)n);
+    for (size_t i = 0; i < n; i++)
+        labels[i] = i < first ? -100 : ids[i];
+    return keep(r, rec, ids, labels, n, e);
+}
+
 static int add_chat(struct rows *r, const struct rec *rec, struct json messages, struct err *e)
 {
     struct rows_inside *in = r->inside;
@@ -274,22 +312,22 @@ static int add_chat(struct rows *r, const struct rec *rec, struct json messages,
                        in->spec.config->family_name);
     if (n == 0 || !json_at(messages, n - 1, &last) || !role_is(last, "assistant"))
         return err_set(e, "%s: the last of the messages must be the assistant's", rec->where);
-    if ((in->spec.raw ? render_raw(in, rec, messages, e) : render_chat(in, rec, messages, n, e)) < 0 ||
-        tokenizer_encode(in->tok, in->given.s ? in->given.s : "", in->given.len, 0, &in->prefix, e) < 0 ||
-        tokenizer_encode(in->tok, in->text.s ? in->text.s : "", in->text.len, TOK_OFFSETS, &in->full, e) < 0)
+    if ((in->spec.raw ? render_raw(in, rec, messages, e) : render_chat(in, rec, messages, n, e)) < 0)
+        return -1;
+    size_t apart = empty_thinking(in) ? in->given.len : 0;
+    if (tokenizer_encode(in->tok, in->given.s ? in->given.s : "", in->given.len, 0, &in->prefix, e) < 0 ||
+        tokenizer_encode(in->tok, in->text.s ? in->text.s + apart : "", in->text.len - apart, TOK_OFFSETS, &in->full,
+                         e) < 0)
         return -1;
     size_t first = in->prefix.n;
+    if (apart)
+        return keep_chat(r, rec, join(in), first, first + in->full.n, e);
     for (size_t i = 0; i < first; i++)
         if (i >= in->full.n || in->prefix.id[i] != in->full.id[i])
             return not_a_prefix(in, rec, i, e);
     if (in->full.n > (size_t)in->spec.max_length && in->spec.cut_middle && cut_middle(in, first))
         r->cut++;
-    if (in->dual)
-        dual_remap(in->dual, in->full.id, (int64_t)first, (int64_t)in->full.n);
-    int32_t *labels = labels_room(in, in->full.n + 1);
-    for (size_t i = 0; i < in->full.n; i++)
-        labels[i] = i < first ? -100 : in->full.id[i];
-    return keep(r, rec, in->full.id, labels, in->full.n, e);
+    return keep_chat(r, rec, in->full.id, first, in->full.n, e);
 }
 
 /* ---- tokens and words ---- */

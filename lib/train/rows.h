@@ -8,7 +8,9 @@
  *     {"messages": [...]}                  a conversation that ends with the assistant's turn, which is what is learnt.
  *         Prefix: all turns but the last, rendered by the checkpoint's chat template with a generation prompt; full:
  *         all turns. Both are tokenized without added specials, and the prefix must be a token prefix of the full text:
- *         otherwise nobody could say which tokens are the answer. The end of the turn is learnt too.
+ *         otherwise nobody could say which tokens are the answer. The end of the turn is learnt too. One exception: an
+ *         empty thinking block behind a prompt that opens it, where both line ends may be one token, is tokenized from
+ *         the prompt's end on, as the sampler goes on from there.
  *     {"ids": [...], "labels": [...]}      tokens; a label of -100 is not learnt. Labels are those of the tokens
  *         themselves: decoders predict labels[t + 1] from token t.
  *     {"words": [...], "labels": [...]}    encoders: every word is tokenized alone, between the tokenizer's special

@@ -122,6 +122,14 @@ folder() {
   jq -e '.counts.rejected == 1 and .counts.rows == 1' out/run.json
 }
 
+@test "train: an empty thinking block behind a prompt that opens it, though one token may hold both line ends" {
+  r=$ROOT/pipelines/embedded/reasoner
+  tok encode --model "$r" <<<'{"text": "<think>\n\n</think>"}' 2>/dev/null | jq -e '.ids | length == 3'
+  echo '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "7"}]}' >rows
+  train -q --init "$r" --tokenizer "$r" --max-steps 1 -o out rows
+  jq -e '.counts.rows == 1 and .counts.rejected == 0' out/run.json
+}
+
 @test "train: long rows are dropped and counted, or lose the middle of their reasoning, never the answer" {
   rows 2
   jq -nc '{messages: [{role: "user", content: "What?"}, {role: "assistant", content: "\("far too long a thought " * 20)\n\n</think>\n\nThe answer: 7"}]}' >>rows
