@@ -83,6 +83,9 @@ const char *answer_task_name(enum answer_task task);
 /* extract_boxed_or_numeric_answer (collect, eval): 1 and the answer, commas removed; 0: null. */
 int answer_compat_extract(const char *text, size_t n, struct buf *out);
 
+/* Its rule for "The answer is" prompts (sampling for self-training): no boxes, split at "answer is". */
+int answer_compat_extract_paper(const char *text, size_t n, struct buf *out);
+
 /* extract_think_answer of the XML prompts. Either may be NULL; bit 0 of the result: answer found, bit 1: think found.
  */
 int answer_compat_extract_xml(const char *text, size_t n, struct buf *think, struct buf *answer);

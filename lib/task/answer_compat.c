@@ -120,23 +120,9 @@ static bool flat_box(struct span v, struct span *out)
     return found;
 }
 
-int answer_compat_extract(const char *text, size_t n, struct buf *out)
+/* The number of an answer: the first one behind the last split, the last one without a split. */
+static int put_number(struct span part, bool split, struct buf *out)
 {
-    struct span v = span_of(text, n), box, part = v;
-    bool split = false;
-    if (flat_box(v, &box)) {
-        without_commas(py_strip(box), out);
-        return 1;
-    }
-    for (size_t i = 0; i < v.n; i++) {
-        struct span r = span_of(v.s + i, v.n - i);
-        size_t len = span_starts_fold(r, "the final answer is:") ? 20 : span_starts_fold(r, "the answer is") ? 13 : 0;
-        if (len) {
-            part = span_of(v.s + i + len, v.n - i - len);
-            split = true;
-            i += len - 1;
-        }
-    }
     struct buf plain = BUF_INIT;
     without_commas(part, &plain);
     part = span_of(plain.s, plain.len);
@@ -160,6 +146,47 @@ int answer_compat_extract(const char *text, size_t n, struct buf *out)
     }
     buf_release(&plain);
     return best != SIZE_MAX;
+}
+
+/* What stands behind the last of the phrases, all of v without one; ASCII case is ignored. */
+static struct span behind_last(struct span v, const char *const *phrase, size_t n, bool *split)
+{
+    struct span part = v;
+    *split = false;
+    for (size_t i = 0; i < v.n; i++) {
+        struct span r = span_of(v.s + i, v.n - i);
+        size_t k = 0;
+        while (k < n && !span_starts_fold(r, phrase[k]))
+            k++;
+        if (k < n) {
+            size_t len = strlen(phrase[k]);
+            part = span_of(r.s + len, r.n - len);
+            *split = true;
+            i += len - 1;
+        }
+    }
+    return part;
+}
+
+int answer_compat_extract(const char *text, size_t n, struct buf *out)
+{
+    static const char *const phrase[] = { "the final answer is:", "the answer is" };
+    struct span v = span_of(text, n), box;
+    bool split;
+    if (flat_box(v, &box)) {
+        without_commas(py_strip(box), out);
+        return 1;
+    }
+    struct span part = behind_last(v, phrase, 2, &split);
+    return put_number(part, split, out);
+}
+
+int answer_compat_extract_paper(const char *text, size_t n, struct buf *out)
+{
+    static const char *const phrase[] = { "answer is" };
+    bool split;
+    struct span part = behind_last(span_of(text, n), phrase, 1, &split);
+    return put_number(part, split, out);
 }
 
 /* ---- think blocks ---- */

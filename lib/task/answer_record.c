@@ -110,6 +110,8 @@ static int read_texts(struct answer_grader *g, const struct rec *r, enum source 
     int k = 0;
     while (k < 3 && !has_value(r, keys[k]))
         k++;
+    if (k == 3 && has(r, "samples"))
+        return err_set(e, "%s: holds the samples of a question: select --compat makes them flat", r->where);
     if (k == 3)
         return err_set(e, "%s: no pred, solution or response_text to grade", r->where);
     const char *gold = has_value(r, "gold") ? "gold" : "gold_answer";

@@ -48,6 +48,8 @@ static void judge_compat(const struct response *r, enum answer_task task, struct
     buf_reset(a);
     if (r->format == PROMPT_XML)
         out->compat_answered = answer_compat_extract_xml(v->s, v->n, NULL, a) & 1;
+    else if (r->format == PROMPT_PAPER)
+        out->compat_answered = answer_compat_extract_paper(v->s, v->n, a);
     else
         out->compat_answered = answer_compat_extract(v->s, v->n, a);
     out->compat_correct =

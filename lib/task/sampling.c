@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "io/shard.h"
 #include "model/dual.h"
+#include "task/answer.h"
 #include "task/feed.h"
 
 struct item {
@@ -40,7 +41,7 @@ struct work {
     int64_t total, done;
     double start;
     struct judgement verdict;
-    struct buf line;
+    struct buf line, think;
 };
 
 /* ---- options ---- */
@@ -370,16 +371,40 @@ static int submit_more(struct work *w, struct err *e)
     return 0;
 }
 
-/* By the ids where there are two vocabularies: a latent copy of </think> is a thought. The reference reads the text. */
-static struct think split(const struct sampling *s, const struct sample *x)
+/* As the reference reads what it samples for self-training: paper takes all of it for the reasoning, xml looks for tags
+ * in what is visible. What a dual model thought is not: its latent ids are cut out there before anything is read. */
+static struct think split_concise(struct work *w, const struct sample *x)
 {
     const struct generated *g = x->g;
+    struct view seen = x->text;
+    if (g->dual && g->thought) {
+        size_t at = g->think_end < 0 ? g->text.len : (size_t)g->think_end;
+        seen = view_trim((g->text.s ? g->text.s : "") + at, g->text.len - at);
+    }
+    struct think t = { seen, seen, false };
+    if (w->s->spec.format == PROMPT_XML) {
+        bool found = answer_compat_extract_xml(seen.s, seen.n, &w->think, NULL) & 2;
+        t.reasoning = (struct view){ found ? (w->think.s ? w->think.s : "") : NULL, w->think.len };
+    }
+    return t;
+}
+
+/* By the ids where there are two vocabularies: a latent copy of </think> is a thought. Where the prompt had opened the
+ * thinking, the first </think> ends it, whatever stands behind: a model that is asked for tags may write a second block
+ * there. The reference reads the text alone. */
+static struct think split(struct work *w, const struct sample *x, bool thinking)
+{
+    const struct prompt_spec *p = &w->s->spec;
+    const struct generated *g = x->g;
     const char *text = g->text.s ? g->text.s : "";
-    if (!g->dual || !g->thought || s->o->compat)
-        return think_split(x->text.s, x->text.n);
-    if (g->think_end < 0)
-        return think_only(x->text.s, x->text.n);
-    return think_split_at(text, g->text.len, (size_t)g->think_end, g->think_end_n);
+    if (w->s->o->compat && !p->data && (p->format == PROMPT_XML || p->format == PROMPT_PAPER))
+        return split_concise(w, x);
+    if (!w->s->o->compat && g->dual && g->thought)
+        return g->think_end < 0 ? think_only(x->text.s, x->text.n)
+                                : think_split_at(text, g->text.len, (size_t)g->think_end, g->think_end_n);
+    long end = thinking && !w->s->o->compat && !g->dual ? view_find(x->text.s, x->text.n, "</think>") : -1;
+    return end >= 0 ? think_split_at(x->text.s, x->text.n, (size_t)end, strlen("</think>"))
+                    : think_split(x->text.s, x->text.n);
 }
 
 static int count_tokens(struct sampling *s, struct sample *x, struct err *e)
@@ -391,6 +416,12 @@ static int count_tokens(struct sampling *s, struct sample *x, struct err *e)
     x->before_end_tokens = s->o->suppress ? 0 : x->g->tokens;
     if (before.s && !s->o->suppress && generator_count(s->generator, before.s, before.n, &x->before_end_tokens, e) < 0)
         return -1;
+    /* the reference counts latent ids where there are any, whatever text it took for the reasoning */
+    bool concise = s->spec.format == PROMPT_XML || s->spec.format == PROMPT_PAPER;
+    if (s->o->compat && concise && !s->spec.data && x->g->dual && x->g->latent > 0) {
+        x->think_tokens = x->g->latent;
+        return 0;
+    }
     return x->parts.reasoning.s
                ? generator_count(s->generator, x->parts.reasoning.s, x->parts.reasoning.n, &x->think_tokens, e)
                : 0;
@@ -412,7 +443,7 @@ static int finish(struct work *w, const struct generated *g, struct err *e)
     const struct question *q = &gap->item->q;
     struct sample x = { .q = q, .output = gap->output, .index = g->sample, .ratio = s->ratio[gap->output], .g = g };
     x.text = view_trim(g->text.s ? g->text.s : "", g->text.len);
-    x.parts = split(s, &x);
+    x.parts = split(w, &x, gap->thinking);
     x.graded = w->grade;
     x.verdict = &w->verdict;
     struct response r = {
@@ -491,6 +522,7 @@ int sampling_run(struct sampling *s, struct stage *st, bool grade, sampling_row_
     }
     judgement_release(&w.verdict);
     buf_release(&w.line);
+    buf_release(&w.think);
     free(w.gap);
     return rc;
 }

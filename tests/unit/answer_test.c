@@ -314,6 +314,29 @@ static void compat_takes_texts_apart(void **state)
     buf_release(&b);
 }
 
+/* Sampling for self-training: only "answer is" splits, boxes are nothing. */
+static void compat_extracts_from_the_paper_format(void **state)
+{
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
+        { "3 and 4 make 7.\nThe answer is 7", "7" },
+        { "The Answer IS $1,250.50 for 2", "1250.5" },
+        { "the answer is 3, no: the answer is -4", "-4" },
+        { "\\boxed{5} from 6", "6" },
+        { "my answer is unknown", NULL },
+    };
+    struct buf b = BUF_INIT;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int found = answer_compat_extract_paper(cases[i].text, strlen(cases[i].text), &b);
+        assert_int_equal(found, cases[i].want != NULL);
+        if (found)
+            assert_string_equal(b.s, cases[i].want);
+    }
+    buf_release(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +345,7 @@ int main(void)
         cmocka_unit_test(refuses_unknown_tasks),
         cmocka_unit_test(hostile_input_ends_soon),
         cmocka_unit_test(compat_extracts_as_the_reference),
+        cmocka_unit_test(compat_extracts_from_the_paper_format),
         cmocka_unit_test(compat_scores_as_the_reference),
         cmocka_unit_test(we_do_better_than_the_reference),
         cmocka_unit_test(compat_takes_texts_apart),
