@@ -227,6 +227,8 @@ int answer_record_grade(struct answer_grader *g, const struct answer_record_opti
         return -1;
     if (sample || (o->fill && source == FROM_RESPONSE))
         set_bool(g, "is_correct", equal && !cut);
+    if (sample && has(r, "answer") && !has_value(r, "answer") && strcmp(a->reason, "no_answer") != 0)
+        set_text(g, "answer", a->extracted.s, a->extracted.len);
     set_bool(g, "equal", equal && !cut);
     if (strcmp(a->reason, "no_answer") == 0)
         buf_puts(next_change(g, "extracted"), "null");

@@ -117,3 +117,10 @@ X
   [ "$(wc -l <out)" = 6 ]
   [ "$(grep -c '"equal": true' out)" = 1 ]
 }
+
+@test "grade: what collect --no-grade left null is filled in, and nothing else" {
+  echo '{"benchmark": "gsm8k", "source_id": "q_s0", "gold_answer": "7", "response_text": "The answer is 8", "answer": null, "is_correct": null, "finish_reason": "stop"}' >s.jsonl
+  [ "$(grade -q s.jsonl | jq -c '[.answer, .is_correct]')" = '["8",false]' ]
+  [ "$(sed 's/"answer": null/"answer": "9"/' s.jsonl | grade -q | jq -c .answer)" = '"9"' ]
+  [ "$(sed 's/The answer is 8/dunno/' s.jsonl | grade -q | jq -c .answer)" = null ]
+}
