@@ -8,7 +8,7 @@
 #include "tools/tool.h"
 
 static struct {
-    const char *method, *format, *family, *label, *original;
+    const char *method, *format, *family, *label, *original, *prompt_data;
     struct opt_reals ratio;
     bool all_ratios, compat;
     int64_t max_tokens;
@@ -16,8 +16,8 @@ static struct {
 
 static const struct opt opts[] = {
     OPT_ROW_GROUP("Options"),
-    OPT_ROW_CHOICE("method", 0, &o.method, "tokenskip|direct|concise|solution|labels",
-                   "from compressed samples, questions, samples, worked questions, words and keep flags", OPT_RESULT),
+    OPT_ROW_CHOICE("method", 0, &o.method, "tokenskip|direct|concise|distill|solution|labels",
+                   "from compressed samples, questions, samples (two), worked questions, words and flags", OPT_RESULT),
     OPT_ROW_CHOICE("format", 0, &o.format, "tokenskip|xml|paper|tokenskip_paper",
                    "the assistant's text; by default tokenskip, or xml for direct and concise", OPT_RESULT),
     OPT_ROW_ALIAS("response-format", "format"),
@@ -34,6 +34,7 @@ static const struct opt opts[] = {
                 OPT_RESULT, -1, 1e9),
     OPT_ROW_ALIAS("max-think-tokens", "max-cot-tokens"),
     OPT_ROW_CHOICE("model-family", 0, &o.family, "qwen|llama3", "whose token stands around the ratio", OPT_RESULT),
+    OPT_ROW_STRING("prompt-data", 0, &o.prompt_data, "FILE", "distill: whose system text, FILE or sot, cod", OPT_RUN),
     OPT_ROW_FLAG("compat", 0, &o.compat, "draw and write as the reference does, faults included", OPT_RESULT),
     OPT_ROW_STRING("original", 0, &o.original, "FILE", "--compat: the samples that were compressed", OPT_RUN),
     OPT_ROW_ALIAS("original-cot-path", "original"),
@@ -46,6 +47,7 @@ static enum prepare_method method_of(const char *word)
            : strcmp(word, "direct") == 0   ? PREPARE_DIRECT
            : strcmp(word, "solution") == 0 ? PREPARE_SOLUTION
            : strcmp(word, "labels") == 0   ? PREPARE_LABELS
+           : strcmp(word, "distill") == 0  ? PREPARE_DISTILL
                                            : PREPARE_CONCISE;
 }
 
@@ -67,9 +69,8 @@ static int check_options(struct prepare_spec *s, struct err *e)
                            o.format   ? "--format"
                            : o.compat ? "--compat"
                                       : "--max-cot-tokens");
-    if (!o.format)
-        o.format = tokenskip || s->method == PREPARE_SOLUTION ? "tokenskip" : "xml";
-    s->format = prompt_format_of(strcmp(o.format, "tokenskip_paper") == 0 ? "tokenskip" : o.format);
+    const char *format = o.format ? o.format : tokenskip || s->method == PREPARE_SOLUTION ? "tokenskip" : "xml";
+    s->format = prompt_format_of(strcmp(format, "tokenskip_paper") == 0 ? "tokenskip" : format);
     if (tokenskip && s->format == PROMPT_XML)
         return tool_misuse(e, "--method tokenskip and --format xml exclude each other");
     if (!tokenskip && (o.ratio.n || o.all_ratios || s->label_achieved))
@@ -83,6 +84,14 @@ static int check_options(struct prepare_spec *s, struct err *e)
         return tool_misuse(e, "--method solution has no %s",
                            o.compat ? "--compat: the reference has no such rows"
                                     : "--max-cot-tokens: questions have no token counts");
+    if ((s->method == PREPARE_DISTILL) != (o.prompt_data != NULL))
+        return tool_misuse(e, o.prompt_data ? "--prompt-data is for --method distill"
+                                            : "--method distill needs --prompt-data: the system text of its rows");
+    if (o.prompt_data && (o.format || o.max_tokens >= 0 || o.compat))
+        return tool_misuse(e, "%s has no place with --method distill",
+                           o.format   ? "--format"
+                           : o.compat ? "--compat"
+                                      : "--max-cot-tokens");
     if (tokenskip && o.compat && !o.original)
         return tool_misuse(e, "--compat needs --original FILE: the reference draws in the order of the samples");
     if (o.original && !(tokenskip && o.compat))
@@ -153,13 +162,20 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     int rc = check_options(&spec, e);
     if (rc != TOOL_OK)
         return rc;
-    struct stage_side side = { "original", o.original };
+    struct prompt_data data = { 0 };
+    char *data_path = o.prompt_data ? prompt_data_find(o.prompt_data, e) : NULL;
+    if (o.prompt_data && (!data_path || prompt_data_open(&data, data_path, e) < 0)) {
+        free(data_path);
+        return TOOL_FAILED;
+    }
+    spec.data = &data;
+    struct stage_side side[] = { { "original", o.original }, { "prompt-data", data_path } };
     struct stage_spec stage = {
-        .numerics = "exact", .inputs = (const char *const *)files, .ninputs = nfiles, .sides = &side, .nsides = 1
+        .numerics = "exact", .inputs = (const char *const *)files, .ninputs = nfiles, .sides = side, .nsides = 2
     };
     rc = tool_stage(&st, t, &stage, e);
     if (rc != STAGE_RUN)
-        return rc;
+        goto done;
     rc = preparer_open(&p, &spec, e);
     if (rc == 0)
         rc = move_records(st, p, &rejected, e);
@@ -167,7 +183,11 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
         rc = finish(st, p, rejected, e);
     preparer_close(p);
     stage_close(st);
-    return rc < 0 ? TOOL_FAILED : rejected ? TOOL_REJECTS : TOOL_OK;
+    rc = rc < 0 ? TOOL_FAILED : rejected ? TOOL_REJECTS : TOOL_OK;
+done:
+    prompt_data_close(&data);
+    free(data_path);
+    return rc;
 }
 
 int main(int argc, char **argv)

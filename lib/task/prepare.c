@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "io/record.h"
 #include "task/select.h"
+#include "task/think.h"
 
 enum { MOST_RATIOS = 64 };
 
@@ -88,7 +89,7 @@ static const char *format_name(const struct prepare_spec *s)
 
 static const char *method_name(const struct prepare_spec *s)
 {
-    static const char *const name[] = { "tokenskip", "concise", "direct", "solution", "labels" };
+    static const char *const name[] = { "tokenskip", "concise", "direct", "solution", "labels", "distill" };
     return name[s->method];
 }
 
@@ -469,6 +470,49 @@ static int put_labels(struct preparer *p, const struct rec *r, struct buf *out, 
     return 0;
 }
 
+/* ---- distill ---- */
+
+static void put_member(const struct rec *r, const char *key, struct buf *out)
+{
+    struct json v;
+    buf_printf(out, ", \"%s\": ", key);
+    if (rec_get(r, key, &v))
+        buf_add(out, v.s, v.n);
+    else
+        buf_puts(out, "null");
+}
+
+static int add_distilled(struct preparer *p, const struct rec *r, struct buf *out, struct err *e)
+{
+    struct trace *t = &p->t;
+    if (read_common(t, r, e) < 0 || read_answer(r, &t->answer, e) < 0 || rec_text(r, "reasoning", &t->original, e) < 0)
+        return -1;
+    struct view why = view_trim(str(&t->original), t->original.len);
+    p->n.traces++;
+    buf_reset(&p->said);
+    buf_puts(&p->said, "<think>\n");
+    buf_add(&p->said, why.s, why.n);
+    buf_printf(&p->said, "\n</think>\n\\boxed{%s}", str(&t->answer));
+    buf_puts(out, "{\"messages\": [");
+    put_turn(out, "system", p->spec.data->system, true);
+    put_turn(out, "user", str(&t->question), false);
+    put_turn(out, "assistant", str(&p->said), false);
+    buf_puts(out, "], \"metadata\": {\"benchmark\": ");
+    json_put_cstr(out, str(&t->benchmark));
+    buf_puts(out, ", \"method\": ");
+    buf_reset(&p->id);
+    buf_printf(&p->id, "%s_distill", p->spec.data->name ? p->spec.data->name : "prompt");
+    json_put_cstr(out, str(&p->id));
+    buf_puts(out, ", \"source_id\": ");
+    json_put_cstr(out, str(&t->source_id));
+    buf_printf(out, ", \"question_source_id\": %s", str(&t->question_id));
+    put_member(r, "reasoning_token_count", out);
+    put_member(r, "response_token_count", out);
+    buf_puts(out, "}}\n");
+    p->n.rows++;
+    return 0;
+}
+
 /* ---- compat: samples from a file, compressed ones from the stream ---- */
 
 static int hold_line(struct preparer *p, const struct rec *r, struct err *e)
@@ -714,6 +758,8 @@ int preparer_add(struct preparer *p, const struct rec *r, struct buf *out, struc
         return add_question(p, r, out, e);
     case PREPARE_LABELS:
         return put_labels(p, r, out, e);
+    case PREPARE_DISTILL:
+        return add_distilled(p, r, out, e);
     case PREPARE_TOKENSKIP:
         break;
     }

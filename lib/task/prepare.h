@@ -13,8 +13,10 @@
  * labels     records of compress --labels: their words with the keep flags, for a compressor to learn
  * solution   questions with a worked solution: the solution as the reasoning, then the gold answer, behind the prompt
  *            that collect puts in this format.
+ * distill    samples, all of them: the system text of prompt data (sot, cod), the bare question, the reasoning in its
+ *            block and the answer in a box. The exemplars that made the samples are left out.
  *
- * The question is put as collect puts it in the row's format.
+ * Otherwise the question is put as collect puts it in the row's format.
  *
  * compat, concise: the reference's sample files are read; lengths stay below max_tokens, or 2048; rows come in the
  * order of the data set. compat, concise and direct: only xml has a system turn, and no format puts words in front of
@@ -36,7 +38,14 @@ struct buf;
 struct err;
 struct rec;
 
-enum prepare_method { PREPARE_TOKENSKIP, PREPARE_CONCISE, PREPARE_DIRECT, PREPARE_SOLUTION, PREPARE_LABELS };
+enum prepare_method {
+    PREPARE_TOKENSKIP,
+    PREPARE_CONCISE,
+    PREPARE_DIRECT,
+    PREPARE_SOLUTION,
+    PREPARE_LABELS,
+    PREPARE_DISTILL
+};
 
 struct prepare_spec {
     enum prepare_method method;
@@ -48,7 +57,8 @@ struct prepare_spec {
     bool label_achieved; /* the condition is the achieved rate (two decimals), not the target */
     int64_t max_tokens;  /* of the original reasoning; -1: none */
     uint64_t seed;
-    const char *original; /* compat, tokenskip */
+    const char *original;           /* compat, tokenskip */
+    const struct prompt_data *data; /* distill */
     bool compat;
 };
 
