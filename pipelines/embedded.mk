@@ -14,7 +14,7 @@ $(call var,MODELS,$(ROOT)/data/models,folder that install-models copies to)
 
 $(call first_line,$(NAME): trains a reasoner and a compressor in $(OUT))
 
-SHAPES := $(ROOT)/pipelines/embedded
+SHAPES := $(patsubst %/,%,$(dir $(PIPELINE)))/embedded
 QUESTIONS := $(OUT)/data/questions
 ROWS := $(OUT)/data/rows
 REASONER := $(OUT)/reasoner
