@@ -229,7 +229,8 @@ static void put_into_store(const struct output *o)
         return;
     char *from_m = manifest_path(o->path), *to_m = manifest_path(path);
     chmod(o->path, 0444);
-    if (file_mkparents(path, &why) < 0 || file_link_over(o->path, path, &why) < 0 || file_link_over(from_m, to_m, &why) < 0)
+    if (file_mkparents(path, &why) < 0 || file_link_over(o->path, path, &why) < 0 ||
+        file_link_over(from_m, to_m, &why) < 0)
         log_warn("%s (the result is not in the store)", why.msg);
     free(path);
     free(from_m);
