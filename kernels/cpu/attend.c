@@ -61,7 +61,8 @@ static void sees(const struct attention *a, int length, int position, int *lo, i
     *lo = a->causal && a->window > 0 ? max_int(0, position - a->window + 1) : 0;
 }
 
-/* A piece's work space in the thread's scratch for n rows times heads. */
+/* ---- a piece's work space in the thread's scratch, for n rows times heads ---- */
+
 static int64_t width_of(int hd)
 {
     return (hd + 15) & ~15; /* whole cache lines */
@@ -69,17 +70,17 @@ static int64_t width_of(int hd)
 
 static size_t room_bytes(int n, int hd)
 {
-    int64_t floats = (int64_t)hd * ATTEND_BLOCK + n * (ATTEND_BLOCK + width_of(hd) + 5);
-    return (size_t)n * sizeof(float *) + (size_t)floats * sizeof(float) + 64;
+    int64_t floats = (int64_t)hd * ATTEND_BLOCK + n * (ATTEND_BLOCK + 2 * width_of(hd) + 5);
+    return (size_t)floats * sizeof(float);
 }
 
 static struct queries room_in(void *scratch, int n, int hd)
 {
     struct queries s = { .turned = scratch, .width = width_of(hd) };
     s.p = s.turned + (int64_t)hd * ATTEND_BLOCK;
-    s.acc = s.p + (int64_t)n * ATTEND_BLOCK;
-    s.q = (const float **)(void *)(s.acc + n * s.width);
-    s.max = (float *)(void *)(s.q + n);
+    s.q = s.p + (int64_t)n * ATTEND_BLOCK;
+    s.acc = s.q + n * s.width;
+    s.max = s.acc + n * s.width;
     s.sum = s.max + n;
     s.decay = s.sum + n;
     s.lo = (int32_t *)(void *)(s.decay + n);
@@ -104,7 +105,9 @@ static struct queries start(const struct attention *a, struct chunk ch, int head
     struct queries s = room_in(scratch, n, a->hd);
     memset(s.acc, 0, (size_t)(n * s.width) * sizeof *s.acc);
     for (int r = 0; r < n; r++) {
-        s.q[r] = a->qkv + (ch.row + r / a->group) * width + (int64_t)(head * a->group + r % a->group) * a->hd;
+        memcpy(s.q + r * s.width,
+               a->qkv + (ch.row + r / a->group) * width + (int64_t)(head * a->group + r % a->group) * a->hd,
+               (size_t)a->hd * sizeof *s.q);
         s.max[r] = -INFINITY;
         s.sum[r] = 0;
     }
@@ -184,22 +187,10 @@ static int cut(struct attention *a, int nseq, int rows, int64_t *cost)
     return n;
 }
 
-static const struct attend_isa *isa_of(const struct cpu *c)
-{
-#if defined(__x86_64__)
-    if (c->isa == CPU_AVX512)
-        return &attend_avx512;
-    if (c->isa == CPU_AVX2)
-        return &attend_avx2;
-#endif
-    (void)c;
-    return &attend_base;
-}
-
 static void run(struct cpu *c, struct attention *a, int nseq, int rows)
 {
     a->c = c;
-    a->isa = isa_of(c);
+    a->isa = attend_isa_of(c);
     a->group = a->heads / a->kv_heads;
     a->chunk_rows = max_int(1, min_int(CHUNK_ROWS, CHUNK_FLOATS / a->hd) / a->group);
     size_t bytes = room_bytes(a->chunk_rows * a->group, a->hd);

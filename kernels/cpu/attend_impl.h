@@ -1,14 +1,14 @@
-/* attend_impl.h - rows against the positions of one block, included by attend_base.c, _avx2.c and _avx512.c with
- *     W, A               floats in a vector, the vector
- *     A_LOAD A_STORE A_SPLAT A_FMA A_LOAD_SOME(p, n)
- *     A_EXP(x)           exp8's value for x <= 0 or NaN
+/* attend_impl.h - rows against the positions of one block, forth and back, included by attend_base.c, _avx2.c and
+ * _avx512.c with W, A               floats in a vector, the vector A_LOAD A_STORE A_SPLAT A_FMA A_LOAD_SOME(p, n)
+ *     A_EXP(x)           exp8's value for x < 88 or NaN
  *     fold(a) top(a)     sixteen lanes to eight: lane i plus lane i + 8, or the greater of the two
  *     DOT_ROWS DOT_KEYS  rows and keys whose products are in registers together
  *     TURN_ROWS TURN_COLS  rows and vectors of keys likewise, where the keys were turned
  *     MIX_ROWS MIX_COLS  rows and vectors of columns likewise
  * A score is a sum of sixteen lanes over the head's dimensions (dimension d is lane d % 16's), folded, then summed as
- * sum8 does; an accumulator is one chain over the positions. Neither depends on the vector's width or on the rows
- * beside, so the widths agree, and few rows may take another way to the same sums than many. */
+ * sum8 does (on the way back: of eight lanes); an accumulator is one chain over the positions. Neither depends on the
+ * vector's width or on the rows beside, so the widths agree, and few rows may take another way to the same sums than
+ * many. */
 #include "kernels/cpu/vec.h"
 
 enum { LANES = 16, AN = LANES / W, BLOCK_VECTORS = ATTEND_BLOCK / W };
@@ -42,7 +42,7 @@ INLINE void dots(const struct queries *s, int row, const int nr, int first, cons
                     A kj = A_LOAD(key[j] + i + c * W);
 #pragma GCC unroll 4
                     for (int r = 0; r < nr; r++)
-                        a[r][j][c] = A_FMA(A_LOAD(s->q[row + r] + i + c * W), kj, a[r][j][c]);
+                        a[r][j][c] = A_FMA(A_LOAD(s->q + (row + r) * s->width + i + c * W), kj, a[r][j][c]);
                 }
             }
         }
@@ -55,7 +55,7 @@ INLINE void dots(const struct queries *s, int row, const int nr, int first, cons
                     A kj = A_LOAD_SOME(key[j] + i + c * W, n);
 #pragma GCC unroll 4
                     for (int r = 0; r < nr; r++)
-                        a[r][j][c] = A_FMA(A_LOAD_SOME(s->q[row + r] + i + c * W, n), kj, a[r][j][c]);
+                        a[r][j][c] = A_FMA(A_LOAD_SOME(s->q + (row + r) * s->width + i + c * W, n), kj, a[r][j][c]);
                 }
             }
         }
@@ -99,28 +99,29 @@ INLINE void turn_keys(float *turned, const float *k, int64_t stride, int last, i
 
 typedef A turned_tile[TURN_ROWS][TURN_COLS];
 
-/* One lane's sums over dimensions d, d + 16 ... */
-INLINE void lane_sums(turned_tile a, const struct queries *s, int row, const int nr, const float *turned, int d, int hd)
+/* The sums over dimensions d, d + step ... of nr rows, `width` apart, with TURN_COLS * W keys. */
+INLINE void chains(turned_tile a, const float *q, int64_t width, const int nr, const float *turned, int d,
+                   const int step, int hd)
 {
 #pragma GCC unroll 4
     for (int r = 0; r < nr; r++)
 #pragma GCC unroll 4
         for (int c = 0; c < TURN_COLS; c++)
             if (d < hd)
-                a[r][c] = A_SPLAT(s->q[row + r][d]) * A_LOAD(turned + d * ATTEND_BLOCK + c * W);
+                a[r][c] = A_SPLAT(q[r * width + d]) * A_LOAD(turned + d * ATTEND_BLOCK + c * W);
             else
                 a[r][c] = A_SPLAT(0);
-    for (d += LANES; d < hd; d += LANES) {
+    for (d += step; d < hd; d += step) {
         A k[TURN_COLS];
 #pragma GCC unroll 4
         for (int c = 0; c < TURN_COLS; c++)
             k[c] = A_LOAD(turned + d * ATTEND_BLOCK + c * W);
 #pragma GCC unroll 4
         for (int r = 0; r < nr; r++) {
-            A q = A_SPLAT(s->q[row + r][d]);
+            A x = A_SPLAT(q[r * width + d]);
 #pragma GCC unroll 4
             for (int c = 0; c < TURN_COLS; c++)
-                a[r][c] = A_FMA(q, k[c], a[r][c]);
+                a[r][c] = A_FMA(x, k[c], a[r][c]);
         }
     }
 }
@@ -134,36 +135,57 @@ INLINE void add_tile(turned_tile a, turned_tile b, const int nr)
             a[r][c] = a[r][c] + b[r][c];
 }
 
-/* Lanes l and l + 8, of two neighbours: what fold and the first step of sum8 do. */
-INLINE void two_lanes(turned_tile a, const struct queries *s, int row, const int nr, const float *turned, int l, int hd)
+/* Lane l; of sixteen lanes it is folded. */
+INLINE void lane(turned_tile a, const float *q, int64_t width, const int nr, const float *turned, int l,
+                 const int lanes, int hd)
 {
-    turned_tile b, c;
-    lane_sums(a, s, row, nr, turned, l, hd);
-    lane_sums(b, s, row, nr, turned, l + 8, hd);
-    add_tile(a, b, nr);
-    lane_sums(b, s, row, nr, turned, l + 1, hd);
-    lane_sums(c, s, row, nr, turned, l + 9, hd);
-    add_tile(b, c, nr);
+    chains(a, q, width, nr, turned, l, lanes, hd);
+    if (lanes == LANES) {
+        turned_tile b;
+        chains(b, q, width, nr, turned, l + 8, lanes, hd);
+        add_tile(a, b, nr);
+    }
+}
+
+INLINE void two_lanes(turned_tile a, const float *q, int64_t width, const int nr, const float *turned, int l,
+                      const int lanes, int hd)
+{
+    turned_tile b;
+    lane(a, q, width, nr, turned, l, lanes, hd);
+    lane(b, q, width, nr, turned, l + 1, lanes, hd);
     add_tile(a, b, nr);
 }
 
-/* scores of nr rows with TURN_COLS * W keys from `first` on */
-INLINE void products(const struct queries *s, int row, const int nr, int first, const float *turned, int hd,
-                     float scale)
+/* p = scale times the products of nr rows with TURN_COLS * W keys */
+INLINE void products(float *p, const float *q, int64_t width, const int nr, const float *turned, const int lanes,
+                     int hd, float scale)
 {
     turned_tile a, b, c;
-    two_lanes(a, s, row, nr, turned + first, 0, hd);
-    two_lanes(b, s, row, nr, turned + first, 2, hd);
+    two_lanes(a, q, width, nr, turned, 0, lanes, hd);
+    two_lanes(b, q, width, nr, turned, 2, lanes, hd);
     add_tile(a, b, nr);
-    two_lanes(b, s, row, nr, turned + first, 4, hd);
-    two_lanes(c, s, row, nr, turned + first, 6, hd);
+    two_lanes(b, q, width, nr, turned, 4, lanes, hd);
+    two_lanes(c, q, width, nr, turned, 6, lanes, hd);
     add_tile(b, c, nr);
     add_tile(a, b, nr);
 #pragma GCC unroll 4
     for (int r = 0; r < nr; r++)
 #pragma GCC unroll 4
         for (int i = 0; i < TURN_COLS; i++)
-            A_STORE(s->p + (row + r) * ATTEND_BLOCK + first + i * W, a[r][i] * A_SPLAT(scale));
+            A_STORE(p + r * ATTEND_BLOCK + i * W, a[r][i] * A_SPLAT(scale));
+}
+
+/* All of n rows with the keys before `hi`. */
+INLINE void all_products(float *p, const float *q, int64_t width, int n, const float *turned, int hi, const int lanes,
+                         int hd, float scale)
+{
+    for (int first = 0; first < hi; first += TURN_COLS * W) {
+        int r = 0;
+        for (; r + TURN_ROWS <= n; r += TURN_ROWS)
+            products(p + r * ATTEND_BLOCK + first, q + r * width, width, TURN_ROWS, turned + first, lanes, hd, scale);
+        for (; r < n; r++)
+            products(p + r * ATTEND_BLOCK + first, q + r * width, width, 1, turned + first, lanes, hd, scale);
+    }
 }
 
 /* ---- weights: the running maximum, the running sum, and how much the past counts for still ---- */
@@ -231,90 +253,99 @@ INLINE void soften8(const struct queries *s, int row)
     store8(s->sum + row, load8(s->sum + row) * decay + sums8(of));
 }
 
-/* ---- weighted values ---- */
+/* ---- weighted sums of rows ---- */
 
-/* accumulators = accumulators * decay + sum over j of p[j] * v[j], nv vectors from column i on, positions from .. to-1;
- * `first`: the decay is still to be applied */
-INLINE void mix(const struct queries *s, int row, const int nr, const float *v, int64_t stride, int i, const int nv,
-                int from, int to, const bool first)
+/* One of the sums: acc[r] = acc[r] * decay[r] + sum over j of w[r * w_row + j * w_step] * v[j], from <= j < to. */
+struct sums {
+    float *acc;
+    const float *w, *v;
+    const float *decay; /* NULL: 1 */
+    int64_t width, w_row, w_step, stride;
+    int from, to;
+};
+
+/* nr rows of acc, nv vectors of columns from i on */
+INLINE void mix(const struct sums *s, const int nr, int i, const int nv)
 {
     A a[MIX_ROWS][MIX_COLS];
-    const float *p = s->p + row * ATTEND_BLOCK;
-    float *acc = s->acc + row * s->width + i;
+    float *acc = s->acc + i;
+    const float *w = s->w + s->from * s->w_step, *v = s->v + s->from * s->stride + i;
+    int64_t width = s->width, w_row = s->w_row, w_step = s->w_step, stride = s->stride;
 #pragma GCC unroll 8
     for (int r = 0; r < nr; r++)
 #pragma GCC unroll 8
         for (int c = 0; c < nv; c++) {
-            a[r][c] = A_LOAD(acc + r * s->width + c * W);
-            if (first)
-                a[r][c] = a[r][c] * A_SPLAT(s->decay[row + r]);
+            a[r][c] = A_LOAD(acc + r * width + c * W);
+            if (s->decay)
+                a[r][c] = a[r][c] * A_SPLAT(s->decay[r]);
         }
-    v += from * stride + i;
-    for (int j = from; j < to; j++, v += stride) {
+    for (int j = s->from; j < s->to; j++, v += stride, w += w_step) {
         A vj[MIX_COLS];
 #pragma GCC unroll 8
         for (int c = 0; c < nv; c++)
             vj[c] = A_LOAD(v + c * W);
 #pragma GCC unroll 8
         for (int r = 0; r < nr; r++) {
-            A w = A_SPLAT(p[r * ATTEND_BLOCK + j]);
+            A x = A_SPLAT(w[r * w_row]);
 #pragma GCC unroll 8
             for (int c = 0; c < nv; c++)
-                a[r][c] = A_FMA(w, vj[c], a[r][c]);
+                a[r][c] = A_FMA(x, vj[c], a[r][c]);
         }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < nr; r++)
 #pragma GCC unroll 8
         for (int c = 0; c < nv; c++)
-            A_STORE(acc + r * s->width + c * W, a[r][c]);
+            A_STORE(acc + r * width + c * W, a[r][c]);
 }
 
-INLINE void mix_element(const struct queries *s, int row, const float *v, int64_t stride, int i)
+INLINE void mix_element(const struct sums *s, int r, int i)
 {
-    float *to = s->acc + row * s->width + i;
-    const float *p = s->p + row * ATTEND_BLOCK;
-    v8 a = splat(*to * s->decay[row]);
-    for (int j = s->lo[row]; j < s->hi[row]; j++)
-        a = fma8(splat(p[j]), splat(v[j * stride + i]), a);
+    float *to = s->acc + r * s->width + i;
+    v8 a = splat(s->decay ? *to * s->decay[r] : *to);
+    for (int j = s->from; j < s->to; j++)
+        a = fma8(splat(s->w[r * s->w_row + j * s->w_step]), splat(s->v[j * s->stride + i]), a);
     *to = a[0];
 }
 
-INLINE void mix_one(const struct queries *s, int row, const float *v, int64_t stride, int hd)
+INLINE void mix_all(const struct sums *s, const int nr, int hd)
 {
-    int i = 0, lo = s->lo[row], hi = s->hi[row];
-    for (; i + MIX_COLS * W <= hd; i += MIX_COLS * W)
-        mix(s, row, 1, v, stride, i, MIX_COLS, lo, hi, true);
+    int i = 0;
+    for (; nr == 1 && i + MIX_COLS * W <= hd; i += MIX_COLS * W)
+        mix(s, nr, i, MIX_COLS);
     for (; i + 2 * W <= hd; i += 2 * W)
-        mix(s, row, 1, v, stride, i, 2, lo, hi, true);
+        mix(s, nr, i, 2);
     for (; i + W <= hd; i += W)
-        mix(s, row, 1, v, stride, i, 1, lo, hi, true);
+        mix(s, nr, i, 1);
     for (; i < hd; i++)
-        mix_element(s, row, v, stride, i);
+        for (int r = 0; r < nr; r++)
+            mix_element(s, r, i);
 }
 
-/* nv vectors of columns of MIX_ROWS rows: together as far as all of them see, then each alone. */
-INLINE void mix_columns(const struct queries *s, int row, const float *v, int64_t stride, int i, const int nv, int to)
+/* The values of one row or of MIX_ROWS rows that begin to see at the same position: together as far as all of them see,
+ * then each alone. */
+INLINE void mix_values(const struct queries *s, int row, const int nr, const float *v, int64_t stride, int hd)
 {
-    mix(s, row, MIX_ROWS, v, stride, i, nv, s->lo[row], to, true);
-    for (int r = row; r < row + MIX_ROWS; r++)
-        if (to < s->hi[r])
-            mix(s, r, 1, v, stride, i, nv, to, s->hi[r], false);
-}
-
-/* MIX_ROWS rows that begin to see at the same position. */
-INLINE void mix_tile(const struct queries *s, int row, const float *v, int64_t stride, int hd)
-{
-    int to = s->hi[row], i = 0;
-    for (int r = 1; r < MIX_ROWS; r++)
-        to = s->hi[row + r] < to ? s->hi[row + r] : to;
-    for (; i + 2 * W <= hd; i += 2 * W)
-        mix_columns(s, row, v, stride, i, 2, to);
-    for (; i + W <= hd; i += W)
-        mix_columns(s, row, v, stride, i, 1, to);
-    for (; i < hd; i++)
-        for (int r = row; r < row + MIX_ROWS; r++)
-            mix_element(s, r, v, stride, i);
+    struct sums m = { .acc = s->acc + row * s->width,
+                      .w = s->p + row * ATTEND_BLOCK,
+                      .v = v,
+                      .decay = s->decay + row,
+                      .width = s->width,
+                      .w_row = ATTEND_BLOCK,
+                      .w_step = 1,
+                      .stride = stride,
+                      .from = s->lo[row],
+                      .to = s->hi[row] };
+    for (int r = 1; r < nr; r++)
+        m.to = s->hi[row + r] < m.to ? s->hi[row + r] : m.to;
+    mix_all(&m, nr, hd);
+    m.decay = NULL;
+    m.from = m.to;
+    for (int r = row; nr > 1 && r < row + nr; r++, m.acc += s->width, m.w += ATTEND_BLOCK)
+        if (m.from < s->hi[r]) {
+            m.to = s->hi[r];
+            mix_all(&m, 1, hd);
+        }
 }
 
 INLINE bool begin_together(const struct queries *s, int row, int n)
@@ -325,7 +356,7 @@ INLINE bool begin_together(const struct queries *s, int row, int n)
     return true;
 }
 
-/* ---- all of it: three passes over the rows, in which they do not wait for each other ---- */
+/* ---- forth: three passes over the rows, in which they do not wait for each other ---- */
 
 static void attend_block(const struct queries *s, int begin, int end, const float *k, const float *v, int64_t stride,
                          int hd, float scale)
@@ -337,12 +368,8 @@ static void attend_block(const struct queries *s, int begin, int end, const floa
     }
     if (end - begin >= TURN_PAYS) {
         turn_keys(s->turned, k, stride, hi - 1, hd);
-        for (int first = 0; first < hi; first += TURN_COLS * W) {
-            for (r = begin; r + TURN_ROWS <= end; r += TURN_ROWS)
-                products(s, r, TURN_ROWS, first, s->turned, hd, scale);
-            for (; r < end; r++)
-                products(s, r, 1, first, s->turned, hd, scale);
-        }
+        all_products(s->p + begin * ATTEND_BLOCK, s->q + begin * s->width, s->width, end - begin, s->turned, hi, LANES,
+                     hd, scale);
     } else
         for (int first = lo & ~7; first < hi; first += 8) {
             for (r = begin; r + DOT_ROWS <= end; r += DOT_ROWS)
@@ -356,10 +383,10 @@ static void attend_block(const struct queries *s, int begin, int end, const floa
         soften(s, r);
     for (r = begin; r < end;) {
         if (r + MIX_ROWS <= end && begin_together(s, r, MIX_ROWS)) {
-            mix_tile(s, r, v, stride, hd);
+            mix_values(s, r, MIX_ROWS, v, stride, hd);
             r += MIX_ROWS;
         } else {
-            mix_one(s, r++, v, stride, hd);
+            mix_values(s, r++, 1, v, stride, hd);
         }
     }
 }
@@ -368,4 +395,79 @@ static void attend_finish(float *out, const float *acc, float sum, int hd)
 {
     for (int i = 0; i < hd; i++)
         out[i] = acc[i] / sum;
+}
+
+/* ---- back ---- */
+
+/* Products to p and ds; 0 where a row does not see. */
+INLINE void back_weights(const struct queries_back *s, int row, float scale)
+{
+    float *p = s->p + row * ATTEND_BLOCK, *ds = s->ds + row * ATTEND_BLOCK;
+    const i8 lane = { 0, 1, 2, 3, 4, 5, 6, 7 };
+    int lo = s->lo[row], hi = s->hi[row];
+#pragma GCC unroll 4
+    for (int g = 0; g < ATTEND_BLOCK; g += W) {
+        A w = A_EXP(A_LOAD(p + g) - A_SPLAT(s->lse[row]));
+        A_STORE(p + g, w);
+        A_STORE(ds + g, w * (A_LOAD(ds + g) - A_SPLAT(s->delta[row])) * A_SPLAT(scale));
+    }
+    if (lo > 0 || hi < ATTEND_BLOCK)
+#pragma GCC unroll 4
+        for (int g = 0; g < ATTEND_BLOCK; g += 8) {
+            i8 seen = (lane >= lo - g) & (lane < hi - g);
+            store8(p + g, select8(seen, load8(p + g), splat(0)));
+            store8(ds + g, select8(seen, load8(ds + g), splat(0)));
+        }
+}
+
+/* Gradients of the block's keys or values grow: to[j] += sum over rows of w[row][j] * x[row]. */
+INLINE void grow(float *to, int64_t to_stride, const struct queries_back *s, int begin, int end, const float *w,
+                 const float *x, int hd)
+{
+    struct sums m = { .width = to_stride, .w_row = 1, .w_step = ATTEND_BLOCK, .v = x, .stride = s->width };
+    int hi = s->hi[end - 1], j = s->lo[begin];
+    m.from = begin;
+    m.to = end;
+    while (j < hi) {
+        m.acc = to + j * to_stride;
+        m.w = w + j;
+        while (s->hi[m.from] <= j) /* rows that see nothing from here on */
+            m.from++;
+        if (j + MIX_ROWS <= hi) {
+            mix_all(&m, MIX_ROWS, hd);
+            j += MIX_ROWS;
+        } else {
+            mix_all(&m, 1, hd);
+            j++;
+        }
+    }
+}
+
+static void attend_block_back(const struct queries_back *s, int begin, int end, const float *k, const float *v,
+                              int64_t stride, float *dk, float *dv, int64_t dstride, int hd, float scale)
+{
+    int lo = s->lo[begin], hi = s->hi[end - 1], n = end - begin, r; /* lo and hi rise */
+    int64_t at = begin * s->width, at_p = (int64_t)begin * ATTEND_BLOCK;
+    turn_keys(s->turned, k, stride, hi - 1, hd);
+    all_products(s->p + at_p, s->q + at, s->width, n, s->turned, hi, 8, hd, scale);
+    turn_keys(s->turned, v, stride, hi - 1, hd);
+    all_products(s->ds + at_p, s->dout + at, s->width, n, s->turned, hi, 8, hd, 1);
+    for (r = begin; r < end; r++)
+        back_weights(s, r, scale);
+    grow(dk, dstride, s, begin, end, s->ds, s->q, hd);
+    grow(dv, dstride, s, begin, end, s->p, s->dout, hd);
+    struct sums m = { .w_row = ATTEND_BLOCK, .w_step = 1, .v = k, .stride = stride, .width = s->width };
+    m.from = lo;
+    m.to = hi;
+    for (r = begin; r < end;) {
+        m.acc = s->dq + r * s->width;
+        m.w = s->ds + r * ATTEND_BLOCK;
+        if (r + MIX_ROWS <= end) {
+            mix_all(&m, MIX_ROWS, hd);
+            r += MIX_ROWS;
+        } else {
+            mix_all(&m, 1, hd);
+            r++;
+        }
+    }
 }

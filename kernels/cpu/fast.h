@@ -57,18 +57,8 @@ static inline const struct row_isa *rows_of(const struct cpu *c)
 
 /* ---- the way back on one row; see train_impl.h ---- */
 
-/* One query row of attention_backward: what it adds to dq, and to dk and dv of the rows it sees (stride apart). */
-struct attend_row_back {
-    const float *q, *dout, *k, *v;
-    float *dq, *dk, *dv;
-    int64_t stride, dstride; /* between rows of k and v; of dk and dv */
-    int lo, hi, hd;
-    float scale, lse, delta;
-};
-
 struct train_isa {
     float (*dot)(const float *a, const float *b, int64_t n);
-    void (*attend_row)(const struct attend_row_back *a);
     /* r = 1 / sqrt(mean(x^2) + eps) is returned: dg needs it */
     float (*rmsnorm)(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n);
     void (*layernorm)(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n, float *mean,
@@ -101,7 +91,7 @@ void fast_linear_block(struct cpu *c, struct tensor *y, const struct tensor *x, 
 
 /* Query rows of one head on their way through the blocks. */
 struct queries {
-    const float **q;  /* [n] */
+    float *q;         /* [n, width] */
     float *p;         /* [n, ATTEND_BLOCK] scores, then weights */
     float *acc;       /* [n, width] weighted sums of values */
     float *max, *sum; /* [n] the largest score so far, the sum of the weights */
@@ -111,13 +101,39 @@ struct queries {
     int64_t width;
 };
 
+/* The same on the way back. */
+struct queries_back {
+    float *q, *dout, *dq; /* [n, width] */
+    float *lse, *delta;   /* [n] */
+    float *p, *ds;        /* [n, ATTEND_BLOCK] weights, gradients of the scores */
+    int32_t *lo, *hi;     /* [n] not falling */
+    float *turned;
+    int64_t width;
+};
+
 struct attend_isa {
     /* rows begin .. end-1 against a block */
     void (*block)(const struct queries *s, int begin, int end, const float *k, const float *v, int64_t stride, int hd,
                   float scale);
     void (*finish)(float *out, const float *acc, float sum, int hd);
+    /* dq, and dk and dv of the block (dstride apart) grow; a row's terms come in the order of positions, a position's
+     * in the order of rows */
+    void (*back)(const struct queries_back *s, int begin, int end, const float *k, const float *v, int64_t stride,
+                 float *dk, float *dv, int64_t dstride, int hd, float scale);
 };
 extern const struct attend_isa attend_base, attend_avx2, attend_avx512;
+
+static inline const struct attend_isa *attend_isa_of(const struct cpu *c)
+{
+#if defined(__x86_64__)
+    if (c->isa == CPU_AVX512)
+        return &attend_avx512;
+    if (c->isa == CPU_AVX2)
+        return &attend_avx2;
+#endif
+    (void)c;
+    return &attend_base;
+}
 
 void fast_attend(struct cpu *c, const struct attend_args *a);
 /* lse: [rows, heads] log-sum-exp of each row's scores, for the way back; or NULL */

@@ -11,7 +11,11 @@
 #include "kernels/cpu/fast.h"
 #include "kernels/cpu/train.h"
 
-enum { PIECE = 16384 /* elements of quick work that pay for another thread */, COLUMNS = 64 };
+enum {
+    PIECE = 16384, /* elements of quick work that pay for another thread */
+    COLUMNS = 64,
+    BACK_ROWS = 64 /* query rows that meet a block of keys together */
+};
 
 static int pieces_of(int64_t n, int64_t each)
 {
@@ -253,11 +257,95 @@ static void gelu_backward(struct cpu *c, float *dx, const float *dy, const float
 /* ---- attention: a piece is one key-value head of one sequence, whose gradients nobody else touches ---- */
 
 struct attend_job {
+    struct cpu *c;
     const struct attend_varlen_args *a;
     const struct train_isa *isa;
     float *dqkv;
     const float *dout, *lse;
+    int group, chunk_rows;
 };
+
+/* What a piece looks at. */
+struct place {
+    int begin, rows, head;    /* of the sequence; the first query head */
+    int64_t q_width, width;   /* of rows of out, of qkv */
+    const float *qkv, *k, *v; /* row 0 of the sequence, of the head */
+};
+
+static size_t back_bytes(int n, int hd)
+{
+    int64_t width = (hd + 15) & ~15;
+    return (size_t)(n * (3 * width + 2 * ATTEND_BLOCK + 4) + (int64_t)hd * ATTEND_BLOCK) * sizeof(float);
+}
+
+static struct queries_back back_room(float *scratch, int n, int hd)
+{
+    struct queries_back s = { .turned = scratch, .width = (hd + 15) & ~15 };
+    s.q = s.turned + (int64_t)hd * ATTEND_BLOCK;
+    s.dout = s.q + n * s.width;
+    s.dq = s.dout + n * s.width;
+    s.p = s.dq + n * s.width;
+    s.ds = s.p + (int64_t)n * ATTEND_BLOCK;
+    s.lse = s.ds + (int64_t)n * ATTEND_BLOCK;
+    s.delta = s.lse + n;
+    s.lo = (int32_t *)(void *)(s.delta + n);
+    s.hi = s.lo + n;
+    return s;
+}
+
+/* Rows t .. t + rows - 1 of the sequence, each head of the group after the other. */
+static void back_start(const struct attend_job *j, const struct place *at, int t, int rows, struct queries_back *s)
+{
+    int hd = j->a->head_dim, n = rows * j->group;
+    memset(s->dq, 0, (size_t)(n * s->width) * sizeof *s->dq);
+    for (int r = 0; r < n; r++) {
+        int64_t row = t + r / j->group, head = at->head + r % j->group,
+                out = (at->begin + row) * at->q_width + head * hd;
+        memcpy(s->q + r * s->width, at->qkv + row * at->width + head * hd, (size_t)hd * sizeof(float));
+        memcpy(s->dout + r * s->width, j->dout + out, (size_t)hd * sizeof(float));
+        s->lse[r] = j->lse[(at->begin + row) * j->a->heads + head];
+        s->delta[r] = j->isa->dot(j->dout + out, f32(j->a->out) + out, hd);
+    }
+}
+
+/* Which positions of block b the rows see; *begin .. *end - 1 are the rows that see any. */
+static void back_look(const struct attend_job *j, const struct place *at, int t, int rows, int b,
+                      struct queries_back *s, int *begin, int *end)
+{
+    *begin = *end = 0;
+    for (int r = 0; r < rows * j->group; r++) {
+        int lo, hi;
+        train_sees(j->a, at->rows, t + r / j->group, &lo, &hi);
+        lo = lo - b * ATTEND_BLOCK < 0 ? 0 : lo - b * ATTEND_BLOCK;
+        hi = hi - b * ATTEND_BLOCK > ATTEND_BLOCK ? ATTEND_BLOCK : hi - b * ATTEND_BLOCK;
+        *begin += lo >= hi && *end == 0;
+        *end = lo < hi ? r + 1 : *end;
+        s->lo[r] = lo;
+        s->hi[r] = hi;
+    }
+}
+
+static void back_chunk(const struct attend_job *j, const struct place *at, int t, int rows, float *scratch)
+{
+    const struct attend_varlen_args *a = j->a;
+    const struct attend_isa *isa = attend_isa_of(j->c);
+    int hd = a->head_dim, from, to, unused, begin, end;
+    struct queries_back s = back_room(scratch, rows * j->group, hd);
+    float *dqkv = j->dqkv + at->begin * at->width;
+    back_start(j, at, t, rows, &s);
+    train_sees(a, at->rows, t, &from, &unused);
+    train_sees(a, at->rows, t + rows - 1, &unused, &to);
+    for (int b = from / ATTEND_BLOCK; b * ATTEND_BLOCK < to; b++) {
+        int64_t row = (int64_t)b * ATTEND_BLOCK * at->width;
+        back_look(j, at, t, rows, b, &s, &begin, &end);
+        if (begin < end)
+            isa->back(&s, begin, end, at->k + row, at->v + row, at->width, dqkv + (at->k - at->qkv) + row,
+                      dqkv + (at->v - at->qkv) + row, at->width, hd, a->scale);
+    }
+    for (int r = 0; r < rows * j->group; r++)
+        memcpy(dqkv + (t + r / j->group) * at->width + (int64_t)(at->head + r % j->group) * hd, s.dq + r * s.width,
+               (size_t)hd * sizeof(float));
+}
 
 static void clear_rows(float *x, int64_t rows, int64_t width, int64_t n)
 {
@@ -269,46 +357,28 @@ static void attend_piece(void *arg, int i, int thread)
 {
     const struct attend_job *j = arg;
     const struct attend_varlen_args *a = j->a;
-    (void)thread;
-    int seq = i / a->kv_heads, kvh = i % a->kv_heads, hd = a->head_dim, group = a->heads / a->kv_heads;
-    int begin = i32(a->begin)[seq], rows = i32(a->begin)[seq + 1] - begin;
-    int64_t q_width = (int64_t)a->heads * hd, kv = (int64_t)a->kv_heads * hd, width = q_width + 2 * kv;
-    const float *qkv = f32(a->qkv) + begin * width;
-    float *dqkv = j->dqkv + begin * width;
-    int64_t k_at = q_width + (int64_t)kvh * hd;
-    clear_rows(dqkv + k_at, rows, width, hd);
-    clear_rows(dqkv + k_at + kv, rows, width, hd);
-    clear_rows(dqkv + (int64_t)kvh * group * hd, rows, width, (int64_t)group * hd);
-    for (int t = 0; t < rows; t++) {
-        int lo, hi;
-        train_sees(a, rows, t, &lo, &hi);
-        for (int h = kvh * group; h < (kvh + 1) * group; h++) {
-            const float *dout = j->dout + (begin + t) * q_width + (int64_t)h * hd;
-            const float *out = f32(a->out) + (begin + t) * q_width + (int64_t)h * hd;
-            struct attend_row_back r = { .q = qkv + t * width + (int64_t)h * hd,
-                                         .dout = dout,
-                                         .k = qkv + k_at,
-                                         .v = qkv + k_at + kv,
-                                         .dq = dqkv + t * width + (int64_t)h * hd,
-                                         .dk = dqkv + k_at,
-                                         .dv = dqkv + k_at + kv,
-                                         .stride = width,
-                                         .dstride = width,
-                                         .lo = lo,
-                                         .hi = hi,
-                                         .hd = hd,
-                                         .scale = a->scale,
-                                         .lse = j->lse[(int64_t)(begin + t) * a->heads + h],
-                                         .delta = j->isa->dot(dout, out, hd) };
-            j->isa->attend_row(&r);
-        }
-    }
+    int seq = i / a->kv_heads, head = i % a->kv_heads, hd = a->head_dim;
+    int64_t kv = (int64_t)a->kv_heads * hd;
+    struct place at = { .begin = i32(a->begin)[seq], .head = head * j->group, .q_width = (int64_t)a->heads * hd };
+    at.rows = i32(a->begin)[seq + 1] - at.begin;
+    at.width = at.q_width + 2 * kv;
+    at.qkv = f32(a->qkv) + at.begin * at.width;
+    at.k = at.qkv + at.q_width + (int64_t)head * hd;
+    at.v = at.k + kv;
+    clear_rows(j->dqkv + at.begin * at.width + (at.k - at.qkv), at.rows, at.width, hd);
+    clear_rows(j->dqkv + at.begin * at.width + (at.v - at.qkv), at.rows, at.width, hd);
+    for (int t = 0; t < at.rows; t += j->chunk_rows)
+        back_chunk(j, &at, t, at.rows - t < j->chunk_rows ? at.rows - t : j->chunk_rows, j->c->scratch[thread].p);
 }
 
 static void attend_backward(struct cpu *c, const struct attend_varlen_args *a, float *dqkv, const float *dout,
                             const float *lse)
 {
-    struct attend_job j = { a, train_isa_of(c), dqkv, dout, lse };
+    struct attend_job j = { c, a, train_isa_of(c), dqkv, dout, lse, a->heads / a->kv_heads, 0 };
+    j.chunk_rows = j.group > BACK_ROWS ? 1 : BACK_ROWS / j.group;
+    for (int t = 0; t < c->threads; t++)
+        if (!cpu_scratch(c, t, back_bytes(j.chunk_rows * j.group, a->head_dim), "attention"))
+            return;
     pool_run(c->pool, a->nseq * a->kv_heads, attend_piece, &j);
 }
 

@@ -13,35 +13,6 @@ static float dot_row(const float *a, const float *b, int64_t n)
     return sum8(s);
 }
 
-INLINE void axpy(float *y, float a, const float *x, int64_t n)
-{
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        store8(y + i, fma8(splat(a), load8(x + i), load8(y + i)));
-    if (i < n)
-        store_some(y + i, fma8(splat(a), load_some(x + i, n - i, 0), load_some(y + i, n - i, 0)), n - i);
-}
-
-/* Eight seen rows at a time: their scores and their dout.v side by side, then one exp for all. */
-static void attend_row_backward(const struct attend_row_back *a)
-{
-    for (int j = a->lo; j < a->hi; j += 8) {
-        int n = a->hi - j < 8 ? a->hi - j : 8;
-        v8 s = splat(0), dv = splat(0);
-        for (int i = 0; i < n; i++) {
-            s[i] = dot_row(a->q, a->k + (j + i) * a->stride, a->hd);
-            dv[i] = dot_row(a->dout, a->v + (j + i) * a->stride, a->hd);
-        }
-        v8 p = exp8(s * splat(a->scale) - splat(a->lse));
-        v8 ds = p * (dv - splat(a->delta)) * splat(a->scale);
-        for (int i = 0; i < n; i++) {
-            axpy(a->dq, ds[i], a->k + (j + i) * a->stride, a->hd);
-            axpy(a->dk + (j + i) * a->dstride, ds[i], a->q, a->hd);
-            axpy(a->dv + (j + i) * a->dstride, p[i], a->dout, a->hd);
-        }
-    }
-}
-
 static float rmsnorm_row_backward(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n)
 {
     v8 ss = splat(0), dot = splat(0);
