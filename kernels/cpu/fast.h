@@ -22,6 +22,8 @@ typedef void gemm_tile(int64_t kn, const float *x, int64_t ldx, const char *w, s
 struct gemm_isa {
     /* k rows of one bf16 panel as floats, for many tiles to share; NULL: widening on the way costs nothing here */
     void (*widen)(float *to, const char *from, int64_t kn);
+    void (*put)(const float *acc, int width, float *y, int64_t stride, int64_t rows, int64_t cols, const float *bias,
+                bool add);
     int max_rows;
     int widest[TILE_ROWS + 1];
     gemm_tile *f32[TILE_ROWS + 1][TILE_WIDTHS], *bf16[TILE_ROWS + 1][TILE_WIDTHS];
@@ -59,6 +61,8 @@ static inline const struct row_isa *rows_of(const struct cpu *c)
 
 struct train_isa {
     float (*dot)(const float *a, const float *b, int64_t n);
+    /* y = x turned: rows x cols of x, strides between rows */
+    void (*turn)(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t cols);
     /* r = 1 / sqrt(mean(x^2) + eps) is returned: dg needs it */
     float (*rmsnorm)(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n);
     void (*layernorm)(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n, float *mean,

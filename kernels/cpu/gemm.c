@@ -40,27 +40,6 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Accumulators to y. The chain is finished: bias and the sum into y are one addition each. */
-static void put(const struct gemm *g, const float *acc, int64_t row, int64_t rows, int64_t col, int width)
-{
-    int64_t cols = min64(g->n - col, width);
-    for (int64_t r = 0; r < rows; r++, acc += width) {
-        float *y = g->y + (row + r) * g->n + col;
-        const float *bias = g->bias ? g->bias + col : NULL;
-        if (g->add && bias)
-            for (int64_t i = 0; i < cols; i++)
-                y[i] += acc[i] + bias[i];
-        else if (g->add)
-            for (int64_t i = 0; i < cols; i++)
-                y[i] += acc[i];
-        else if (bias)
-            for (int64_t i = 0; i < cols; i++)
-                y[i] = acc[i] + bias[i];
-        else
-            memcpy(y, acc, (size_t)cols * sizeof *y);
-    }
-}
-
 /* What a thread's scratch holds. */
 struct room {
     float acc[(ACC_ROWS + TILE_ROWS) * (PANEL << (TILE_WIDTHS - 1))];
@@ -90,7 +69,8 @@ static void strip(const struct gemm *g, int64_t t0, int64_t t1, int64_t panel, i
             size_t ahead = t1 - t0 == 1 ? STREAM_AHEAD : t == t1 - 1 && !widen ? (size_t)w->panel_bytes << width : 0;
             run(kn, g->x + row * g->k + k0, g->k, wk, w->panel_bytes, to, k0 == 0, ahead);
             if (k0 + kn == g->k)
-                put(g, to, row, height, panel * PANEL, cols);
+                g->isa->put(to, cols, g->y + row * g->n + panel * PANEL, g->n, height,
+                            min64(g->n - panel * PANEL, cols), g->bias ? g->bias + panel * PANEL : NULL, g->add);
         }
     }
 }

@@ -34,6 +34,7 @@ static void widen(float *to, const char *from, int64_t kn)
 
 const struct gemm_isa gemm_avx2 = {
     .widen = widen,
+    .put = put,
     .max_rows = 6,
     .widest = { 0, 2, 1, 1, 0, 0, 0 },
     .f32 = {

@@ -37,6 +37,7 @@ TILE(6, 2)
 TILE(6, 1)
 
 const struct gemm_isa gemm_avx512 = {
+    .put = put,
     .max_rows = 6,
     .widest = { 0, 3, 2, 2, 2, 2, 2 },
     .f32 = {

@@ -29,6 +29,7 @@ static void widen(float *to, const char *from, int64_t kn)
 
 const struct gemm_isa gemm_base = {
     .widen = widen,
+    .put = put,
     .max_rows = 2,
     .widest = { 0, 0, 0 },
     .f32 = {

@@ -87,6 +87,26 @@ static inline __attribute__((always_inline)) void widen_panel(float *to, const c
         }
 }
 
+/* Accumulators, `width` a row, to rows of y. The chain is finished: bias and the sum into y are one addition each. */
+static void put(const float *acc, int width, float *y, int64_t stride, int64_t rows, int64_t cols, const float *bias,
+                bool add)
+{
+    for (int64_t r = 0; r < rows; r++, acc += width, y += stride) {
+        if (add && bias)
+            for (int64_t i = 0; i < cols; i++)
+                y[i] += acc[i] + bias[i];
+        else if (add)
+            for (int64_t i = 0; i < cols; i++)
+                y[i] += acc[i];
+        else if (bias)
+            for (int64_t i = 0; i < cols; i++)
+                y[i] = acc[i] + bias[i];
+        else
+            for (int64_t i = 0; i < cols; i++)
+                y[i] = acc[i];
+    }
+}
+
 #define TILE(mr, np)                                                                                                   \
     static void f32_##mr##x##np(int64_t kn, const float *x, int64_t ldx, const char *w, size_t panel_bytes,            \
                                 float *acc, bool first, size_t ahead)                                                  \

@@ -52,11 +52,39 @@ static void weight_refresh(struct device *d, struct weight *w, const struct tens
 
 /* ---- elementwise ---- */
 
+enum { SPAN = 32768 }; /* elements of a piece */
+
+struct spans {
+    float *y;
+    const float *x; /* NULL: fill */
+    float value;
+    int64_t n;
+};
+
+static void copy_span(void *arg, int i, int thread)
+{
+    const struct spans *s = arg;
+    int64_t at = (int64_t)i * SPAN, n = s->n - at < SPAN ? s->n - at : SPAN;
+    (void)thread;
+    if (s->x)
+        memcpy(s->y + at, s->x + at, (size_t)n * sizeof *s->y);
+    else if (s->value == 0)
+        memset(s->y + at, 0, (size_t)n * sizeof *s->y);
+    else
+        for (int64_t k = at; k < at + n; k++)
+            s->y[k] = s->value;
+}
+
+static void copy_spans(struct cpu *c, struct spans *s)
+{
+    if (!c->failed)
+        pool_run(c->pool, (int)((s->n + SPAN - 1) / SPAN), copy_span, s);
+}
+
 static void copy(struct device *d, struct tensor *y, const struct tensor *x, int64_t n)
 {
     WANT("copy", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
-    if (!cpu_of(d)->failed && n)
-        memcpy(f32(y), f32(x), (size_t)n * sizeof(float));
+    copy_spans(cpu_of(d), &(struct spans){ f32(y), f32(x), 0, n });
 }
 
 static void copy_block(struct device *d, struct tensor *y, int64_t y_row, int64_t y_col, const struct tensor *x,
@@ -76,8 +104,7 @@ static void copy_block(struct device *d, struct tensor *y, int64_t y_row, int64_
 static void fill(struct device *d, struct tensor *y, float value, int64_t n)
 {
     WANT("fill", holds(y, DTYPE_F32, n));
-    for (int64_t i = 0; !cpu_of(d)->failed && i < n; i++)
-        f32(y)[i] = value;
+    copy_spans(cpu_of(d), &(struct spans){ f32(y), NULL, value, n });
 }
 
 static void scale(struct device *d, struct tensor *y, float by, int64_t n)
@@ -96,16 +123,39 @@ static void dropout(struct device *d, struct tensor *y, float p, const uint32_t 
         f32(y)[i] = rng_unit(&r, first + (uint64_t)i) < (double)p ? 0 : f32(y)[i] / (1 - p);
 }
 
+enum { COLUMNS = 64 };
+
+struct scatter {
+    float *y;
+    const float *x;
+    const int32_t *index;
+    int64_t n, cols;
+};
+
+/* A piece is some columns: rows may repeat, and add up in their order. */
+static void scatter_columns(void *arg, int i, int thread)
+{
+    const struct scatter *s = arg;
+    int64_t first = (int64_t)i * COLUMNS, n = s->cols - first < COLUMNS ? s->cols - first : COLUMNS;
+    (void)thread;
+    for (int64_t r = 0; r < s->n; r++) {
+        float *to = s->y + s->index[r] * s->cols + first;
+        const float *from = s->x + r * s->cols + first;
+        for (int64_t k = 0; k < n; k++)
+            to[k] += from[k];
+    }
+}
+
 static void scatter_rows(struct device *d, struct tensor *y, const struct tensor *x, const struct tensor *index, int n,
                          int cols)
 {
+    struct cpu *c = cpu_of(d);
     WANT("scatter_rows", is(y, 0, cols) && is(x, n, cols) && holds(index, DTYPE_I32, n));
-    for (int64_t i = 0; !cpu_of(d)->failed && i < n; i++) {
+    for (int i = 0; i < n; i++)
         WANT("scatter_rows", i32(index)[i] >= 0 && i32(index)[i] < y->rows);
-        float *to = f32(y) + (int64_t)i32(index)[i] * cols;
-        for (int64_t k = 0; k < cols; k++)
-            to[k] += f32(x)[i * cols + k];
-    }
+    struct scatter s = { f32(y), f32(x), i32(index), n, cols };
+    if (!c->failed)
+        pool_run((int64_t)n * cols < SPAN ? NULL : c->pool, (cols + COLUMNS - 1) / COLUMNS, scatter_columns, &s);
 }
 
 static void embed_backward(struct device *d, struct tensor *dtable, const struct tensor *dy, const struct tensor *ids,
@@ -214,6 +264,27 @@ static void head_norm_backward(struct cpu *c, const struct rope_args *a, float *
         memcpy(grad + t * width, dx + (size_t)t * (size_t)heads * (size_t)hd, (size_t)heads * (size_t)hd * sizeof *x);
 }
 
+enum { ROPE_ROWS = 64 };
+
+struct rope_job {
+    const struct rope_args *a;
+    float *dqkv;
+};
+
+static void unrotate_rows(void *arg, int i, int thread)
+{
+    const struct rope_job *j = arg;
+    const struct rope_args *a = j->a;
+    int hd = a->head_dim, half = a->rotary / 2;
+    int64_t width = (int64_t)(a->heads + 2 * a->kv_heads) * hd;
+    (void)thread;
+    for (int64_t t = (int64_t)i * ROPE_ROWS; t < ((int64_t)i + 1) * ROPE_ROWS && t < a->rows; t++) {
+        int64_t at = (int64_t)i32(a->table_row)[t] * half;
+        for (int h = 0; h < a->heads + a->kv_heads; h++)
+            unrotate(j->dqkv + t * width + (int64_t)h * hd, f32(a->cos) + at, f32(a->sin) + at, half);
+    }
+}
+
 static void rope_backward(struct device *d, const struct rope_args *a, struct tensor *dqkv, const struct tensor *raw,
                           struct tensor *dq_norm, struct tensor *dk_norm)
 {
@@ -225,12 +296,10 @@ static void rope_backward(struct device *d, const struct rope_args *a, struct te
     WANT("rope_backward", !(a->q_norm || a->k_norm) || is(raw, a->rows, width));
     if (c->failed)
         return;
-    for (int64_t t = 0; t < a->rows; t++) {
-        int64_t row = i32(a->table_row)[t];
-        WANT("rope_backward", row >= 0 && row < a->cos->rows);
-        for (int h = 0; h < a->heads + a->kv_heads; h++)
-            unrotate(f32(dqkv) + t * width + (int64_t)h * hd, f32(a->cos) + row * half, f32(a->sin) + row * half, half);
-    }
+    for (int64_t t = 0; t < a->rows; t++)
+        WANT("rope_backward", i32(a->table_row)[t] >= 0 && i32(a->table_row)[t] < a->cos->rows);
+    struct rope_job j = { a, f32(dqkv) };
+    pool_run(c->pool, (a->rows + ROPE_ROWS - 1) / ROPE_ROWS, unrotate_rows, &j);
     if (a->q_norm)
         head_norm_backward(c, a, f32(dqkv), f32(raw), a->q_norm, dq_norm, a->heads, width);
     if (a->k_norm)

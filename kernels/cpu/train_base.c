@@ -3,6 +3,13 @@
 #include "kernels/cpu/train_impl.h"
 
 const struct train_isa train_base = {
-    dot_row,           rmsnorm_row_backward, layernorm_row_backward, silu_mul_row_backward,
-    gelu_row_backward, softmax_grad_row,     sum_squares_row,        adamw_row,
+    dot_row,
+    turn,
+    rmsnorm_row_backward,
+    layernorm_row_backward,
+    silu_mul_row_backward,
+    gelu_row_backward,
+    softmax_grad_row,
+    sum_squares_row,
+    adamw_row,
 };

@@ -80,6 +80,7 @@ static void linear_dx(struct cpu *c, float *dx, const float *dy, struct weight *
 /* ---- dw += dy^T x ---- */
 
 struct turning {
+    const struct train_isa *isa;
     float *packed, *turned;
     const float *dy, *x;
     int64_t rows, n, k;
@@ -104,16 +105,7 @@ static void turn_dy(void *arg, int i, int thread)
     const struct turning *a = arg;
     (void)thread;
     int64_t first = (int64_t)i * PANEL, end = first + PANEL < a->n ? first + PANEL : a->n;
-    /* squares, by way of a small one: rows whose distance is a power of two would push each other out of the cache */
-    float square[PANEL][PANEL];
-    for (int64_t from = 0; from < a->rows; from += PANEL) {
-        int64_t rows = from + PANEL < a->rows ? PANEL : a->rows - from;
-        for (int64_t t = 0; t < rows; t++)
-            for (int64_t o = first; o < end; o++)
-                square[o - first][t] = a->dy[(from + t) * a->n + o];
-        for (int64_t o = first; o < end; o++)
-            memcpy(a->turned + o * a->rows + from, square[o - first], (size_t)rows * sizeof **square);
-    }
+    a->isa->turn(a->turned + first * a->rows, a->rows, a->dy + first, a->n, a->rows, end - first);
 }
 
 struct columns {
@@ -138,7 +130,7 @@ static void linear_dw(struct cpu *c, float *dw, float *db, const float *dy, cons
     float *room = cpu_scratch(c, c->threads, (size_t)(packed + (int64_t)n * rows) * sizeof *room, "weight gradient");
     if (!room)
         return;
-    struct turning t = { room, room + packed, dy, x, rows, n, k };
+    struct turning t = { train_isa_of(c), room, room + packed, dy, x, rows, n, k };
     pool_run(c->pool, (int)panels, pack_x, &t);
     pool_run(c->pool, pieces_of(n, PANEL), turn_dy, &t);
     struct weight w = {

@@ -13,6 +13,32 @@ static float dot_row(const float *a, const float *b, int64_t n)
     return sum8(s);
 }
 
+/* y[j][i] = x[i][j], in squares of eight. Down the rows of x first: a few lines of each row of y are filled from one
+ * end to the other. */
+static void turn(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows, int64_t cols)
+{
+    v8 a[8];
+    int64_t i = 0;
+    for (; i + 8 <= rows; i += 8) {
+        int64_t j = 0;
+        for (; j + 8 <= cols; j += 8) {
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; k++)
+                a[k] = load8(x + (i + k) * x_stride + j);
+            turn8(a);
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; k++)
+                store8(y + (j + k) * y_stride + i, a[k]);
+        }
+        for (; j < cols; j++)
+            for (int k = 0; k < 8; k++)
+                y[j * y_stride + i + k] = x[(i + k) * x_stride + j];
+    }
+    for (; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++)
+            y[j * y_stride + i] = x[i * x_stride + j];
+}
+
 static float rmsnorm_row_backward(float *dx, const float *dy, const float *x, const float *g, float eps, int64_t n)
 {
     v8 ss = splat(0), dot = splat(0);
