@@ -7,33 +7,16 @@
  * first steps; each step counts with its shortest time over the runs that fit in SECONDS. The limit is computed from
  * this machine, measured in the same run: a step takes at least the time to read the weights and the batch's keys and
  * values once (bandwidth over a buffer of that size) and at least the time of its multiply-adds (peak of independent
- * vector FMAs). Each row ends
- * with a hash of the tokens: a fast wrong answer is not a result. */
-#include <immintrin.h>
-#include <time.h>
-#include <unistd.h>
+ * vector FMAs). Each row ends with a hash of the tokens: a fast wrong answer is not a result.
+ * LATENT_BENCH_PYTHON=PYTHON, one that has transformers: its generate() follows where there is a gate, for the same
+ * checkpoint; we should be five times as fast. */
+#include "bench.h"
 
-#include "base/pool.h"
 #include "infer/engine.h"
 #include "io/hash.h"
 #include "random_model.h"
 
 enum { THREADS = 2, PROMPT = 16, NEW = 300 };
-
-static struct err e;
-
-static void die(void)
-{
-    fprintf(stderr, "decode_bench: %s\n", e.msg);
-    exit(1);
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- what the machine can do ---- */
 
@@ -68,72 +51,17 @@ static double measure_bandwidth(struct pool *pool, size_t n)
 {
     void *p;
     double best = 0;
-    if (mem_try_zeroed(&p, n, "bandwidth buffer", &e) < 0)
-        die();
+    bench_must(mem_try_zeroed(&p, n, "bandwidth buffer", &bench_err));
     memset(p, 1, n); /* untouched memory would all be one page of zeros */
     struct span s = { .p = p, .n = n };
     for (int round = 0; round < 12; round++) {
-        double t = now();
+        double t = bench_now();
         for (int k = 0; k < 8; k++)
             pool_run(pool, THREADS, read_part, &s);
-        t = now() - t;
+        t = bench_now() - t;
         best = 8 * (double)n / t > best ? 8 * (double)n / t : best;
     }
     free(p);
-    return best;
-}
-
-enum { FMA_LOOPS = 2000000 };
-
-__attribute__((target("avx2,fma"))) static float fma_avx2(void)
-{
-    __m256 a[12], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
-    for (int k = 0; k < 12; k++)
-        a[k] = _mm256_set1_ps((float)k);
-    for (int i = 0; i < FMA_LOOPS; i++) {
-#pragma GCC unroll 12
-        for (int k = 0; k < 12; k++)
-            a[k] = _mm256_fmadd_ps(a[k], x, y);
-    }
-    for (int k = 1; k < 12; k++)
-        a[0] = _mm256_add_ps(a[0], a[k]);
-    return _mm256_cvtss_f32(a[0]);
-}
-
-__attribute__((target("avx512f"))) static float fma_avx512(void)
-{
-    __m512 a[12], x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
-    for (int k = 0; k < 12; k++)
-        a[k] = _mm512_set1_ps((float)k);
-    for (int i = 0; i < FMA_LOOPS; i++) {
-#pragma GCC unroll 12
-        for (int k = 0; k < 12; k++)
-            a[k] = _mm512_fmadd_ps(a[k], x, y);
-    }
-    for (int k = 1; k < 12; k++)
-        a[0] = _mm512_add_ps(a[0], a[k]);
-    return _mm512_cvtss_f32(a[0]);
-}
-
-static void fma_part(void *arg, int i, int thread)
-{
-    (void)i;
-    float *sum = arg;
-    sum[thread * 16] += __builtin_cpu_supports("avx512f") ? fma_avx512() : fma_avx2();
-}
-
-/* Multiply-adds a second, times two. */
-static double measure_peak(struct pool *pool)
-{
-    float sum[THREADS * 16] = { 0 };
-    double best = 0, lanes = __builtin_cpu_supports("avx512f") ? 16 : 8;
-    for (int round = 0; round < 8; round++) {
-        double t = now();
-        pool_run(pool, THREADS, fma_part, sum);
-        t = now() - t;
-        double rate = THREADS * 2.0 * lanes * 12 * FMA_LOOPS / t;
-        best = rate > best ? rate : best;
-    }
     return best;
 }
 
@@ -166,8 +94,7 @@ static void submit_batch(struct engine *g, struct model *m, int batch)
         for (int i = 0; i < PROMPT; i++)
             prompt[i] = 3 + (7 * i + k) % 1000;
         struct gen_request q = { prompt, PROMPT, 1, 0, 1, name, NULL, &p };
-        if (engine_submit(g, &q, &e) < 0)
-            die();
+        bench_must(engine_submit(g, &q, &bench_err));
     }
 }
 
@@ -188,14 +115,12 @@ static struct hash128 hash_of_all(struct engine *g)
 static void run_batch(struct model *m, int batch, double *step, struct hash128 *hash)
 {
     struct engine *g;
-    if (engine_open(&g, m, &(struct engine_options){ .batch = batch }, &e) < 0)
-        die();
+    bench_must(engine_open(&g, m, &(struct engine_options){ .batch = batch }, &bench_err));
     submit_batch(g, m, batch);
     for (int i = 0, more = 1; more; i++) {
-        double t = now();
-        if ((more = engine_step(g, &e)) < 0)
-            die();
-        t = now() - t;
+        double t = bench_now();
+        bench_must(more = engine_step(g, &bench_err));
+        t = bench_now() - t;
         if (i < NEW)
             step[i] = step[i] == 0 || t < step[i] ? t : step[i];
     }
@@ -217,56 +142,48 @@ struct gate {
     double tokens; /* a second, on the machine of the performance specification; 0: none */
 };
 
-static int bench_batch(struct model *m, const char *name, const struct random_shape *s, const struct gate *gate,
-                       double peak, struct pool *pool, double seconds)
+static int bench_batch(struct model *m, const char *dir, const char *name, const struct random_shape *s,
+                       const struct gate *gate, double peak, struct pool *pool, double seconds)
 {
     double bytes = 4 * (multiplied_weights(s) + gate->batch * attended(s));
     double flops = 2 * gate->batch * (multiplied_weights(s) + attended(s) * s->heads / s->kv_heads);
     double bandwidth = measure_bandwidth(pool, (size_t)bytes);
     double least = bytes / bandwidth > flops / peak ? bytes / bandwidth : flops / peak, limit = gate->batch / least;
-    double step[NEW] = { 0 }, until = now() + seconds;
+    double step[NEW] = { 0 }, until = bench_now() + seconds;
     struct hash128 hash;
     char hex[HASH_HEX];
     do
         run_batch(m, gate->batch, step, &hash);
-    while (now() < until);
+    while (bench_now() < until);
     double best = best_rate(step, gate->batch);
     bool ok = best >= gate->tokens;
     hash_hex(hash, hex);
     printf("decode,%s,cpu,%d threads,batch %d,%.0f tokens/s,limit %.0f (%.0f GB/s),%.0f %%,gate %.0f,%s,%.8s\n", name,
            THREADS, gate->batch, best, limit, bandwidth / 1e9, 100 * best / limit, gate->tokens, ok ? "ok" : "MISSED",
            hex);
-    fflush(stdout);
-    return !ok;
-}
-
-static void remove_model(const char *dir)
-{
-    static const char *const files[] = { "model.safetensors", "config.json" };
-    for (int i = 0; i < 2; i++) {
-        char *path = path_join(dir, files[i]);
-        unlink(path);
-        free(path);
-    }
-    rmdir(dir);
+    double peers = gate->tokens > 0
+                       ? bench_ask("decode_peer.py", "\"%s\" %d %d %d %d", dir, THREADS, gate->batch, PROMPT, NEW)
+                       : 0;
+    return !ok + bench_times(name, best, peers, 5);
 }
 
 static int bench_shape(const char *name, const struct random_shape *s, const struct gate *gates, double peak,
                        struct pool *pool, double seconds)
 {
-    char dir[] = "/tmp/latent-bench-XXXXXX";
+    char *dir = bench_folder();
     struct device *d;
     struct model *m;
     int missed = 0;
-    if (!mkdtemp(dir) || random_model_write(dir, s, 1, &e) < 0 || device_open(&d, "cpu", THREADS, &e) < 0 ||
-        model_open(&m, dir, d, &e) < 0)
-        die();
+    bench_must(random_model_write(dir, s, 1, &bench_err));
+    bench_must(device_open(&d, "cpu", THREADS, &bench_err));
+    bench_must(model_open(&m, dir, d, &bench_err));
     printf("# %s: %.1f M weights multiplied, FMA peak %.0f GF/s\n", name, multiplied_weights(s) / 1e6, peak / 1e9);
     for (; gates->batch; gates++)
-        missed += bench_batch(m, name, s, gates, peak, pool, seconds);
+        missed += bench_batch(m, dir, name, s, gates, peak, pool, seconds);
     model_close(m);
     device_close(d);
-    remove_model(dir);
+    bench_remove(dir);
+    free(dir);
     return missed;
 }
 
@@ -292,9 +209,9 @@ int main(int argc, char **argv)
     static const struct gate large_gates[] = { { 1, 1000 }, { 4, 0 }, { 16, 2500 }, { 64, 0 }, { 0, 0 } };
     double seconds = argc > 1 ? atof(argv[1]) : 3;
     struct pool *pool;
-    if (pool_open(&pool, THREADS, &e) < 0)
-        die();
-    double peak = measure_peak(pool);
+    bench_begin("decode_bench");
+    bench_must(pool_open(&pool, THREADS, &bench_err));
+    double peak = bench_peak(THREADS) * 1e9;
     int missed = bench_shape("3.4M", &small, small_gates, peak, pool, seconds) +
                  bench_shape("12.5M", &large, large_gates, peak, pool, seconds);
     pool_close(pool);

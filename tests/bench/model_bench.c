@@ -10,19 +10,11 @@
  * FLOPs: 2 per weight and token, and attention's two products over the causal half. The limit is this machine's
  * multiply-add peak, measured in the same run. Outside the clock: opening, packing, the first pass. */
 #include <fcntl.h>
-#include <immintrin.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "base/err.h"
-#include "base/file.h"
-#include "base/mem.h"
-#include "base/pool.h"
+#include "bench.h"
+
 #include "base/rng.h"
 #include "io/hash.h"
 #include "io/safetensors.h"
@@ -30,76 +22,7 @@
 #include "model/branch.h"
 #include "model/model.h"
 
-static struct err e;
 static int threads;
-
-static void must(int rc)
-{
-    if (rc < 0) {
-        fprintf(stderr, "model_bench: %s\n", e.msg);
-        exit(1);
-    }
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* ---- the limit ---- */
-
-enum { STEPS = 4000000, CHAINS = 12 };
-static volatile float sink;
-
-__attribute__((target("avx2,fma"))) static void peak_avx2(void *arg, int i, int thread)
-{
-    (void)arg, (void)i, (void)thread;
-    __m256 a[CHAINS], b = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.001f);
-    for (int j = 0; j < CHAINS; j++)
-        a[j] = _mm256_set1_ps((float)j);
-    for (int k = 0; k < STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < CHAINS; j++)
-            a[j] = _mm256_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < CHAINS; j++)
-        a[0] = _mm256_add_ps(a[0], a[j]);
-    sink = _mm256_cvtss_f32(a[0]);
-}
-
-__attribute__((target("avx512f"))) static void peak_avx512(void *arg, int i, int thread)
-{
-    (void)arg, (void)i, (void)thread;
-    __m512 a[CHAINS], b = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
-    for (int j = 0; j < CHAINS; j++)
-        a[j] = _mm512_set1_ps((float)j);
-    for (int k = 0; k < STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < CHAINS; j++)
-            a[j] = _mm512_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < CHAINS; j++)
-        a[0] = _mm512_add_ps(a[0], a[j]);
-    sink = _mm512_cvtss_f32(a[0]);
-}
-
-/* GFLOP/s of all threads together, with vectors of this many floats. */
-static double peak(int width)
-{
-    struct pool *pool;
-    double best = 1e9;
-    must(pool_open(&pool, threads, &e));
-    for (int rep = 0; rep < 7; rep++) {
-        double t = now();
-        pool_run(pool, threads, width == 16 ? peak_avx512 : peak_avx2, NULL);
-        t = now() - t;
-        best = t < best ? t : best;
-    }
-    pool_close(pool);
-    return 2.0 * CHAINS * width * STEPS * threads / best * 1e-9;
-}
 
 /* ---- checkpoints ---- */
 
@@ -156,8 +79,8 @@ static void write_config(const struct shape *s, const char *dir)
                "\"rope_theta\":5000000,\"eos_token_id\":0}\n",
                s->architecture, s->type, s->hidden, s->ffn, s->layers, s->heads, s->kv_heads, s->head_dim, s->vocab,
                s->tied ? "true" : "false");
-    must(file_mkdirs(dir, &e));
-    must(file_write_atomic(path, b.s, b.len, &e));
+    bench_must(file_mkdirs(dir, &bench_err));
+    bench_must(file_write_atomic(path, b.s, b.len, &bench_err));
     buf_release(&b);
     free(path);
 }
@@ -171,17 +94,17 @@ static void write_random(const struct shape *s, const char *dir)
     struct st_writer *w;
     uint64_t at = 0;
     write_config(s, dir);
-    must(st_writer_open_dir(&w, dir, en, n, 0, &e));
+    bench_must(st_writer_open_dir(&w, dir, en, n, 0, &bench_err));
     for (size_t i = 0; i < n; i++) {
         int64_t count = en[i].shape[0] * (en[i].rank == 2 ? en[i].shape[1] : 1);
         float *v = xcalloc((size_t)count, sizeof *v);
         for (int64_t k = 0; k < count; k++)
             v[k] = en[i].rank == 1 ? 1.0f : (float)((rng_unit(&r, at++) - 0.5) * 0.17);
-        must(st_writer_put(w, i, v, (uint64_t)count * 4, &e));
+        bench_must(st_writer_put(w, i, v, (uint64_t)count * 4, &bench_err));
         free(v);
         free((void *)(size_t)en[i].name);
     }
-    must(st_writer_commit(w, &e));
+    bench_must(st_writer_commit(w, &bench_err));
     st_writer_close(w);
     free(en);
 }
@@ -210,23 +133,11 @@ static uint64_t write_sparse(const struct shape *s, const char *dir)
     char *path = path_join(dir, "model.safetensors");
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
     if (fd < 0 || write(fd, b.s, b.len) != (ssize_t)b.len || ftruncate(fd, (off_t)(b.len + at)) < 0 || close(fd) < 0)
-        must(err_errno(&e, "%s: cannot write", path));
+        bench_must(err_errno(&bench_err, "%s: cannot write", path));
     free(path);
     free(en);
     buf_release(&b);
     return at;
-}
-
-static void remove_folder(char *dir)
-{
-    static const char *const names[] = { "config.json", "model.safetensors" };
-    for (int i = 0; i < 2; i++) {
-        char *path = path_join(dir, names[i]);
-        unlink(path);
-        free(path);
-    }
-    rmdir(dir);
-    free(dir);
 }
 
 /* ---- passes ---- */
@@ -242,10 +153,10 @@ static void run_open(struct run *r, struct device *d, struct model *m, int rows)
 {
     int32_t *v = xcalloc((size_t)rows, sizeof *v), ends[2] = { 0, rows };
     *r = (struct run){ .d = d, .m = m, .rows = rows, .vocab = model_config(m)->vocab };
-    must(d->tensor_new(d, &r->ids, DTYPE_I32, 1, rows, "ids", &e));
-    must(d->tensor_new(d, &r->pos, DTYPE_I32, 1, rows, "positions", &e));
-    must(d->tensor_new(d, &r->begin, DTYPE_I32, 1, 2, "ends", &e));
-    must(d->tensor_new(d, &r->logits, DTYPE_F32, rows, r->vocab, "logits", &e));
+    bench_must(d->tensor_new(d, &r->ids, DTYPE_I32, 1, rows, "ids", &bench_err));
+    bench_must(d->tensor_new(d, &r->pos, DTYPE_I32, 1, rows, "positions", &bench_err));
+    bench_must(d->tensor_new(d, &r->begin, DTYPE_I32, 1, 2, "ends", &bench_err));
+    bench_must(d->tensor_new(d, &r->logits, DTYPE_F32, rows, r->vocab, "logits", &bench_err));
     for (int i = 0; i < rows; i++)
         v[i] = i;
     d->tensor_write(d, r->pos, 0, v, (size_t)rows);
@@ -258,12 +169,12 @@ static void run_open(struct run *r, struct device *d, struct model *m, int rows)
 
 static double run_pass(struct run *r)
 {
-    double t = now();
+    double t = bench_now();
     struct model_varlen b = { .rows = r->rows, .nseq = 1, .ids = r->ids, .table_row = r->pos, .begin = r->begin };
     model_forward_varlen(r->m, &b);
     model_logits(r->m, r->logits, NULL, r->rows);
-    must(r->d->sync(r->d, &e));
-    return now() - t;
+    bench_must(r->d->sync(r->d, &bench_err));
+    return bench_now() - t;
 }
 
 static void run_close(struct run *r)
@@ -283,19 +194,6 @@ static double flops_of(const struct model_config *c, int rows)
     return 2 * weights * rows + 4 * pairs * q * c->layers;
 }
 
-static void ask_peer(const char *dir)
-{
-    const char *python = getenv("LATENT_BENCH_PYTHON");
-    struct buf command = BUF_INIT;
-    if (!python || !*python)
-        return;
-    fflush(stdout);
-    buf_printf(&command, "\"%s\" tests/bench/model_peer.py \"%s\" %d", python, dir, threads);
-    if (system(command.s) != 0)
-        fprintf(stderr, "model_bench: %s did not run\n", command.s);
-    buf_release(&command);
-}
-
 /* ---- the reward server's work ---- */
 
 enum { ITEMS = 32, SHARED = 400, ANSWER = 10 };
@@ -305,12 +203,12 @@ static double run_items(struct branches *b, const struct score_seq *q, bool toge
 {
     double best = 1e9;
     for (int rep = 0; rep < 5; rep++) {
-        double t = now();
+        double t = bench_now();
         if (together)
-            must(branches_run(b, q, ITEMS, &e));
+            bench_must(branches_run(b, q, ITEMS, &bench_err));
         for (int i = 0; i < ITEMS && !together; i++)
-            must(branches_run(b, &q[i], 1, &e));
-        t = now() - t;
+            bench_must(branches_run(b, &q[i], 1, &bench_err));
+        t = bench_now() - t;
         best = t < best ? t : best;
     }
     return best;
@@ -325,7 +223,7 @@ static void bench_reward(struct model *m, const char *name, double limit)
     static float logprob[ITEMS][ANSWER];
     struct score_seq q[ITEMS];
     struct branches *b;
-    must(branches_open(&b, m, &(struct branches_options){ .positions = 16384, .rows = 512 }, &e));
+    bench_must(branches_open(&b, m, &(struct branches_options){ .positions = 16384, .rows = 512 }, &bench_err));
     for (int i = 0; i < ITEMS; i++) {
         for (int k = 0; k < SHARED + ANSWER; k++)
             ids[i][k] = k < SHARED ? k * 7 % 1000 : (k * 13 + i * 31) % 1000;
@@ -355,8 +253,8 @@ static void bench_prefill(const struct shape *s, const char *tmp, double limit)
     struct run r;
     char *dir = path_join(tmp, s->name);
     write_random(s, dir);
-    must(device_open(&d, "cpu", threads, &e));
-    must(model_open(&m, dir, d, &e));
+    bench_must(device_open(&d, "cpu", threads, &bench_err));
+    bench_must(model_open(&m, dir, d, &bench_err));
     run_open(&r, d, m, 512);
     run_pass(&r);
     double best = 1e9;
@@ -367,7 +265,7 @@ static void bench_prefill(const struct shape *s, const char *tmp, double limit)
     size_t n = (size_t)r.rows * (size_t)r.vocab;
     float *logits = xcalloc(n, sizeof *logits);
     char hex[HASH_HEX];
-    must(d->tensor_read(d, r.logits, 0, logits, n, &e));
+    bench_must(d->tensor_read(d, r.logits, 0, logits, n, &bench_err));
     hash_hex(hash_bytes(logits, n * sizeof *logits), hex);
     double gflops = flops_of(model_config(m), 512) / best * 1e-9;
     printf("prefill\t%s\t%s\t%d threads\t512 tokens\t%.0f tokens/s\t%.1f GFLOP/s\tpeak %.1f\tshare %.2f\t%.8s\n",
@@ -377,8 +275,9 @@ static void bench_prefill(const struct shape *s, const char *tmp, double limit)
     bench_reward(m, s->name, limit);
     model_close(m);
     device_close(d);
-    ask_peer(dir);
-    remove_folder(dir);
+    bench_times(s->name, 512 / best, bench_ask("model_peer.py", "\"%s\" %d", dir, threads), 0);
+    bench_remove(dir);
+    free(dir);
 }
 
 static double resident_mb(void)
@@ -392,10 +291,10 @@ static void bench_open(const char *dir, const char *name, uint64_t bytes, bool t
 {
     struct device *d;
     struct model *m;
-    must(device_open(&d, "cpu", threads, &e));
-    double t = now();
-    must(model_open(&m, dir, d, &e));
-    t = now() - t;
+    bench_must(device_open(&d, "cpu", threads, &bench_err));
+    double t = bench_now();
+    bench_must(model_open(&m, dir, d, &bench_err));
+    t = bench_now() - t;
     printf("open\t%s\t%.2f GB\t%.3f s\tpeak memory %.0f MB\n", name, (double)bytes * 1e-9, t, resident_mb());
     if (token) {
         struct run r;
@@ -417,28 +316,20 @@ int main(int argc, char **argv)
     };
     static const struct shape qwen = { "qwen3-4b", "qwen3", "Qwen3ForCausalLM", 2560, 9728, 36, 32, 8, 128, 151936,
                                        true,       true };
-    char tmp[4096];
-    snprintf(tmp, sizeof tmp, "%s/latent-bench-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-    if (!mkdtemp(tmp))
-        must(err_errno(&e, "%s", tmp));
-    const char *t = getenv("LATENT_BENCH_THREADS");
-    threads = t ? atoi(t) : pool_cores() < 2 ? 1 : 2;
-    threads = threads < 1 ? 1 : threads;
-    setvbuf(stdout, NULL, _IOLBF, 0);
+    bench_begin("model_bench");
+    threads = bench_threads();
+    char *tmp = bench_folder();
     char *dir = path_join(tmp, qwen.name);
     uint64_t bytes = write_sparse(&qwen, dir);
     bench_open(dir, qwen.name, bytes, getenv("LATENT_BENCH_4B") != NULL);
-    remove_folder(dir);
+    bench_remove(dir);
+    free(dir);
     if (argc > 1)
         bench_open(argv[1], argv[1], 0, true);
-    if (!__builtin_cpu_supports("fma"))
-        printf("# skip: no FMA on this CPU, so no peak to compare with\n");
-    else {
-        double narrow = peak(8), wide = __builtin_cpu_supports("avx512f") ? peak(16) : 0;
-        double limit = narrow > wide ? narrow : wide;
-        for (int i = 0; i < 2; i++)
-            bench_prefill(&shapes[i], tmp, limit);
-    }
-    rmdir(tmp);
+    double limit = bench_peak(threads);
+    for (int i = 0; i < 2; i++)
+        bench_prefill(&shapes[i], tmp, limit);
+    bench_remove(tmp);
+    free(tmp);
     return 0;
 }

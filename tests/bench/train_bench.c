@@ -5,99 +5,17 @@
  * Two llama shapes with random weights (performance specification, section 6), rows of 128 tokens, 1,024 tokens a step:
  * forward, backward, norm, AdamW, packing of the changed weights. Best and median of STEPS steps (12); the first is
  * outside the clock. FLOPs: 6 per weight and token (LoRA: 4, and its own), and attention's products over the causal
- * half, forward once and backward twice. GFLOP/s and shares are those of the best step's processor time divided by the
- * threads (other work disturbs it less), the limit's too. The limit is this machine's multiply-add peak (AVX2, and
- * AVX-512 where there is one), measured in the same run. Gates: 4,500 and 1,300 tokens/s (full, two threads).
+ * half, forward once and backward twice. GFLOP/s and shares are those of the best step by the clock; on a machine that
+ * has other work compare tokens/s by processor time, the best step's divided by the threads. The limit is this
+ * machine's multiply-add peak, measured in the same run. Gates: 4,500 and 1,300 tokens/s (full, two threads).
  * LATENT_BENCH_PYTHON=PYTHON, one with torch: its figure follows, for the same model and steps.
  * LATENT_BENCH_THREADS=N: instead of 2. */
-#include <immintrin.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
+#include "bench.h"
 
-#include "base/pool.h"
 #include "random_model.h"
 #include "train/optimizer.h"
 
-static struct err e;
-static int threads = 2;
-
-static void must(int rc)
-{
-    if (rc < 0) {
-        fprintf(stderr, "train_bench: %s\n", e.msg);
-        exit(1);
-    }
-}
-
-/* Of all threads: what counts on a machine that has other work. */
-static double cpu_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* ---- the limit ---- */
-
-enum { PEAK_STEPS = 2000000, CHAINS = 12 };
-static volatile float sink;
-
-__attribute__((target("avx2,fma"))) static void peak_avx2(void *arg, int i, int thread)
-{
-    (void)arg, (void)i, (void)thread;
-    __m256 a[CHAINS], b = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.001f);
-    for (int j = 0; j < CHAINS; j++)
-        a[j] = _mm256_set1_ps((float)j);
-    for (int k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < CHAINS; j++)
-            a[j] = _mm256_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < CHAINS; j++)
-        a[0] = _mm256_add_ps(a[0], a[j]);
-    sink = _mm256_cvtss_f32(a[0]);
-}
-
-__attribute__((target("avx512f"))) static void peak_avx512(void *arg, int i, int thread)
-{
-    (void)arg, (void)i, (void)thread;
-    __m512 a[CHAINS], b = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
-    for (int j = 0; j < CHAINS; j++)
-        a[j] = _mm512_set1_ps((float)j);
-    for (int k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < CHAINS; j++)
-            a[j] = _mm512_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < CHAINS; j++)
-        a[0] = _mm512_add_ps(a[0], a[j]);
-    sink = _mm512_cvtss_f32(a[0]);
-}
-
-static double peak(int width)
-{
-    struct pool *pool;
-    double best = 1e9;
-    must(pool_open(&pool, threads, &e));
-    for (int rep = 0; rep < 7; rep++) {
-        double t = cpu_now();
-        pool_run(pool, threads, width == 16 ? peak_avx512 : peak_avx2, NULL);
-        t = (cpu_now() - t) / threads;
-        best = t < best ? t : best;
-    }
-    pool_close(pool);
-    return 2.0 * CHAINS * width * PEAK_STEPS * threads / best * 1e-9;
-}
+static int threads;
 
 /* ---- steps ---- */
 
@@ -125,24 +43,10 @@ static int by_size(const void *a, const void *b)
 static void one_step(struct trainable *t, struct optimizer *o, struct train_batch *b, int step, double *loss)
 {
     double norm;
-    must(trainable_pass(t, b, 1.0f / TOKENS, loss, &e));
-    must(optimizer_norm(o, &norm, &e));
+    bench_must(trainable_pass(t, b, 1.0f / TOKENS, loss, &bench_err));
+    bench_must(optimizer_norm(o, &norm, &bench_err));
     optimizer_step(o, step, 1e-3, norm);
-    must(o->d->sync(o->d, &e));
-}
-
-static void ask_peer(const char *dir, int steps, bool lora)
-{
-    const char *python = getenv("LATENT_BENCH_PYTHON");
-    struct buf command = BUF_INIT;
-    if (!python || !*python)
-        return;
-    fflush(stdout);
-    buf_printf(&command, "\"%s\" tests/bench/train_peer.py \"%s\" %d %d %d %d %s", python, dir, threads, ROWS, ROW,
-               steps, lora ? "lora" : "full");
-    if (system(command.s) != 0)
-        fprintf(stderr, "train_bench: %s did not run\n", command.s);
-    buf_release(&command);
+    bench_must(o->d->sync(o->d, &bench_err));
 }
 
 static void bench(const struct shape *s, const char *tmp, int steps, bool lora, double limit)
@@ -154,10 +58,10 @@ static void bench(const struct shape *s, const char *tmp, int steps, bool lora, 
     struct lora_options lo = { .rank = 8, .alpha = 16, .targets = "all-linear" };
     struct trainable_options to = { .lora = lora ? &lo : NULL, .max_rows = TOKENS, .seed = 1 };
     int64_t trained = 0;
-    must(device_open(&d, "cpu", threads, &e));
-    must(model_open(&m, tmp, d, &e));
-    must(trainable_open(&t, m, &to, &e));
-    must(optimizer_open(&o, t, d, 0.01, 1, &e));
+    bench_must(device_open(&d, "cpu", threads, &bench_err));
+    bench_must(model_open(&m, tmp, d, &bench_err));
+    bench_must(trainable_open(&t, m, &to, &bench_err));
+    bench_must(optimizer_open(&o, t, d, 0.01, 1, &bench_err));
     for (size_t i = 0; i < trainable_params(t); i++)
         trained += trainable_param(t, i)->rows * trainable_param(t, i)->cols;
     int32_t *ids = xcalloc(TOKENS, sizeof *ids), *target = xcalloc(TOKENS, sizeof *target), begin[ROWS + 1];
@@ -171,18 +75,19 @@ static void bench(const struct shape *s, const char *tmp, int steps, bool lora, 
     double *took = xcalloc((size_t)steps, sizeof *took), busy = 1e9, loss;
     one_step(t, &o, &b, 1, &loss);
     for (int i = 0; i < steps; i++) {
-        double start = now(), cpu = cpu_now();
+        double start = bench_now(), cpu = bench_cpu();
         one_step(t, &o, &b, i + 2, &loss);
-        took[i] = now() - start;
-        cpu = (cpu_now() - cpu) / threads;
+        took[i] = bench_now() - start;
+        cpu = (bench_cpu() - cpu) / threads;
         busy = cpu < busy ? cpu : busy;
     }
     qsort(took, (size_t)steps, sizeof *took, by_size);
-    double gflops = flops_of(&s->s, lora, trained) / busy * 1e-9;
+    double gflops = flops_of(&s->s, lora, trained) / took[0] * 1e-9;
     printf("train\t%s\t%s\t%s\t%d threads\t%.0f tokens/s (median %.0f), "
            "%.0f by processor time\t%.1f GFLOP/s\tpeak %.1f\tshare %.2f\tloss %.6f\n",
            s->name, lora ? "lora" : "full", d->numerics, threads, TOKENS / took[0], TOKENS / took[steps / 2],
            TOKENS / busy, gflops, limit, gflops / limit, loss / TOKENS);
+    double ours = TOKENS / took[0];
     free(took);
     free(ids);
     free(target);
@@ -190,7 +95,9 @@ static void bench(const struct shape *s, const char *tmp, int steps, bool lora, 
     trainable_close(t);
     model_close(m);
     device_close(d);
-    ask_peer(tmp, steps, lora);
+    double peers =
+        bench_ask("train_peer.py", "\"%s\" %d %d %d %d %s", tmp, threads, ROWS, ROW, steps, lora ? "lora" : "full");
+    bench_times(s->name, ours, peers, 1.5);
 }
 
 int main(int argc, char **argv)
@@ -198,24 +105,18 @@ int main(int argc, char **argv)
     static const struct shape shapes[] = { { "3.4M", { 6, 192, 512, 6, 6, 4096, 1024, true, false, 0 } },
                                            { "12.5M", { 8, 320, 864, 5, 5, 8192, 1024, true, false, 0 } } };
     int steps = argc > 1 ? atoi(argv[1]) : 12;
-    char tmp[4096];
-    const char *n = getenv("LATENT_BENCH_THREADS");
-    if (n && atoi(n) > 0)
-        threads = atoi(n);
-    snprintf(tmp, sizeof tmp, "%s/latent-bench-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-    if (steps < 1 || !mkdtemp(tmp))
-        return 1;
-    double limit = peak(8), wide = __builtin_cpu_supports("avx512f") ? peak(16) : 0;
-    limit = wide > limit ? wide : limit;
+    if (steps < 1)
+        return 2;
+    bench_begin("train_bench");
+    threads = bench_threads();
+    char *tmp = bench_folder();
+    double limit = bench_peak(threads);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        must(random_model_write(tmp, &shapes[i].s, 1, &e));
+        bench_must(random_model_write(tmp, &shapes[i].s, 1, &bench_err));
         bench(&shapes[i], tmp, steps, false, limit);
         bench(&shapes[i], tmp, steps, true, limit);
     }
-    for (int i = 0; i < 2; i++) {
-        char *path = path_join(tmp, i ? "config.json" : "model.safetensors");
-        unlink(path);
-        free(path);
-    }
-    return rmdir(tmp);
+    bench_remove(tmp);
+    free(tmp);
+    return 0;
 }
