@@ -14,7 +14,8 @@ enum {
     STREAM_AHEAD = 2048,    /* bytes, where a panel is read once */
     WIDEN_TILES = 5,        /* fewer tiles do not pay for a widened copy */
     PIECE_MACS = 40000,
-    ACC_ROWS = 192, /* rows of a block: their accumulators wait in scratch while K is cut */
+    PIECES_EACH = 4, /* for a thread, at least, where there is enough to do */
+    ACC_ROWS = 192,  /* rows of a block: their accumulators wait in scratch while K is cut */
 };
 
 struct gemm {
@@ -108,8 +109,14 @@ static int64_t plan(struct gemm *g)
     int64_t blocks = ceil_div(g->tiles, rows / height);
     g->tiles_per_block = ceil_div(g->tiles, blocks);
     blocks = ceil_div(g->tiles, g->tiles_per_block);
+    int pieces_each = PIECES_EACH;
+    if (blocks >= threads) { /* as many for each thread, and small ones: the last piece is waited for */
+        g->tiles_per_block = ceil_div(g->tiles, ceil_div(blocks, threads) * threads);
+        blocks = ceil_div(g->tiles, g->tiles_per_block);
+        pieces_each *= 2;
+    }
     int64_t groups = ceil_div(g->panels, (int64_t)1 << g->widest), macs = g->rows * g->k * g->panels * PANEL;
-    int64_t want = min64(4 * threads, macs / PIECE_MACS + 1);
+    int64_t want = min64(pieces_each * threads, macs / PIECE_MACS + 1);
     if (threads == 1 || macs < SERIAL_MACS)
         want = 1;
     int64_t per_block = min64(ceil_div(want, blocks), groups);
