@@ -3,7 +3,7 @@
 #
 # make -f pipelines/embedded.mk [help | plan | report | install-models | clean]
 #
-# About 40 minutes on 2 cores. install-models copies the models into data/models/, where `embedded:reasoner` and
+# About half an hour on 2 cores. install-models copies the models into data/models/, where `embedded:reasoner` and
 # `embedded:compressor` are found. latent-embedded(7) tells the recipe and what it was measured to give.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
