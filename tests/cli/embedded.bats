@@ -9,8 +9,9 @@ setup() {
   M=$ROOT/data/models
 }
 
-@test "embedded: the folders are in bf16 and small" {
+@test "embedded: the folders are whole, in bf16 and small" {
   for m in reasoner compressor; do
+    verify -q "$M/$m"
     jq -e '.torch_dtype == "bfloat16"' "$M/$m/config.json"
     [ "$(stat -c %s "$M/$m/model.safetensors")" -le 8000000 ]
   done
