@@ -38,6 +38,9 @@ ALL_CFLAGS := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -DLATENT_VERS
 LIBS := -Wl,--as-needed -lzstd -lxxhash -ljansson -lpcre2-8 -lutf8proc -lflint-arb -lflint -lmpfr -lgmp -lcurl -lcrypto \
   -lmicrohttpd -lprotobuf-c -ldl -lm
 
+# Libraries that travel with a tree of `make dist`; an old-style path, so that what they load themselves is found too.
+RPATH := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib/latent:$$ORIGIN/../../lib/latent:$$ORIGIN/../../../lib/latent'
+
 LIB_SRC := $(sort $(wildcard lib/*/*.c) $(wildcard kernels/*.c) $(wildcard kernels/cpu/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o) $(B)/gen/io/wandb.pb-c.o
 # tools/tool.c is the harness that every program links; the other files there are one program each
@@ -64,7 +67,8 @@ help:
   'make bench        timings, as shares of the machine'"'"'s limit or of a peer' \
 	  'make fuzz         ten minutes of libFuzzer per target (FUZZ_SECONDS=600, needs clang)' \
 	  'make lint         clang-format, headers alone, cppcheck, clang-tidy' \
-	  'make install      to $$PREFIX (/usr/local), DESTDIR honoured' \
+	  'make install      to $$PREFIX (/usr/local), DESTDIR honoured; the CUDA plugin too, where nvcc is' \
+  'make dist         build/dist/latent-$(VERSION).tar.xz: programs, plugin, libraries and device tests for a bare machine' \
 	  'make clean        remove build/ and bin/' '' \
 	  'Experiments: make -f pipelines/tokenskip_math.mk help'
 
@@ -108,7 +112,7 @@ $(B)/liblatent.a: $(LIB_OBJ) $(B)/members
 $(BIN)/%: $(B)/tools/%.o $(B)/tools/tool.o $(B)/liblatent.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(RPATH) -pthread $^ $(LIBS) -o $@
 
 # ---- CUDA ----
 # The kernels twice: as host C++ over the emulation, for the tests, and by nvcc, where there is one, into the plugin. Both
@@ -136,7 +140,7 @@ $(B)/emu/%.o: kernels/cuda/emu/%.cpp $(B)/flags
 $(CUDA_TEST_SRC:%.c=$(B)/%): $(B)/tests/cuda/%: $(B)/tests/cuda/%.o $(if $(HAVE_CXX),$(EMU_OBJ)) $(B)/liblatent.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -pthread $^ -lcmocka $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(RPATH) -pthread $^ -lcmocka $(LIBS) -o $@
 $(B)/cuda/%.o: kernels/cuda/%.cu $(B)/flags
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)
@@ -148,7 +152,7 @@ $(B)/cuda/err.o: lib/base/err.c $(B)/flags
 # cuBLASLt is found where nvcc found it, or where the system keeps its libraries
 $(B)/cuda/latent_cuda.so: $(CUDA_NAMES:%=$(B)/cuda/%.o) $(B)/cuda/rt_cuda.o $(B)/cuda/err.o
 	$(call say,LINK,$@)
-	$(Q)$(NVCC) -shared -cudart static $^ -lcublasLt -Xlinker -rpath,$(dir $(NVCC))../lib64 -o $@
+	$(Q)$(NVCC) -shared -cudart static $^ -lcublasLt -Xlinker '-rpath,$$ORIGIN:$(dir $(NVCC))../lib64:/usr/local/cuda/lib64' -o $@
 .PHONY: cuda
 cuda: $(PLUGIN)
 
@@ -156,7 +160,7 @@ cuda: $(PLUGIN)
 $(B)/tests/%: $(B)/tests/%.o $(B)/liblatent.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -pthread $^ -lcmocka $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(RPATH) -pthread $^ -lcmocka $(LIBS) -o $@
 
 .PHONY: test unit cli everything
 everything: $(PROGRAMS) $(UNITS) $(REPLAYS) $(BENCHES) $(PLUGIN)
@@ -171,7 +175,7 @@ cli: $(PROGRAMS)
 $(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(B)/liblatent.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(RPATH) -pthread $^ $(LIBS) -o $@
 
 FUZZ_SECONDS ?= 600
 LF := build/libfuzzer
@@ -198,7 +202,7 @@ fuzz: $(FUZZERS)
 $(B)/bench/%: $(B)/tests/bench/%.o $(B)/liblatent.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -pthread $^ $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(RPATH) -pthread $^ $(LIBS) -o $@
 .PHONY: bench
 bench: $(PROGRAMS) $(BENCHES)
 	@for b in $(BENCHES); do $$b; done
@@ -231,13 +235,23 @@ tidy = $(if $(1),printf '%s\n' $(1) | xargs -P2 -n4 sh -c 'clang-tidy --quiet "$
 # `latent STAGE` runs them, and PATH=$$(latent --exec-path):$$PATH gives the bare names.
 TO := $(DESTDIR)$(PREFIX)
 .PHONY: install
-install: $(PROGRAMS)
+install: $(PROGRAMS) $(PLUGIN)
 	$(call say,INST,$(TO))
 	$(Q)install -d '$(TO)/bin' '$(TO)/libexec/latent' '$(TO)/share/latent'
 	$(Q)install -m 755 $(BIN)/latent '$(TO)/bin/latent'
 	$(Q)$(if $(filter-out $(BIN)/latent,$(PROGRAMS)),install -m 755 $(filter-out $(BIN)/latent,$(PROGRAMS)) '$(TO)/libexec/latent')
+	$(Q)$(if $(PLUGIN),install -d '$(TO)/lib/latent' && install -m 755 $(PLUGIN) '$(TO)/lib/latent/')
 	$(Q)if [ -d data ]; then cp -r data/. '$(TO)/share/latent/'; fi
 	$(Q)for p in man/*.[157]; do [ -e "$$p" ] || continue; d='$(TO)/share/man/man'$${p##*.}; install -d "$$d"; install -m 644 "$$p" "$$d"; done
+
+# A tree for a machine with nothing but a C library; the plugin is in it where there is nvcc.
+DIST := $(B)/dist/latent-$(VERSION)
+.PHONY: dist
+dist: everything
+	$(Q)rm -rf $(B)/dist
+	$(Q)$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(B)/dist/installed PREFIX=
+	$(call say,DIST,$(DIST))
+	$(Q)./mkdist $(B)/dist/installed $(DIST) $(B)
 
 .PHONY: clean
 clean:

@@ -14,6 +14,7 @@ load lib
     "moved place/bin/latent" $s --version >/dev/null
   done
   [ -d "moved place/share/latent" ]
+  [ "$asan" = 1 ] || [ ! -e "$BUILD/cuda/latent_cuda.so" ] || [ -x "moved place/lib/latent/latent_cuda.so" ]
   for p in "$ROOT"/man/*.[157]; do
     [ -e "$p" ] || continue
     cmp "$p" "moved place/share/man/man${p##*.}/$(basename "$p")"
@@ -56,4 +57,21 @@ load lib
   case $BIN in */asan/bin) asan=1 ;; *) asan=0 ;; esac
   make -n asan=$asan -W lib/base/file.h | grep -q 'tools/latent.o'
   make -n asan=$asan -W lib/base/err.h | grep -q 'LINK.*latent\|-o .*bin/latent'
+}
+
+@test "device.sh: parts by name; without a CUDA device it says why and exits 3" {
+  cd "$ROOT"
+  run tests/bench/device.sh "$T/logs" decoding
+  [ "$status" = 2 ]
+  [[ $output == *"unknown part 'decoding': check kernels decode prefill train encoder sanitizer profile peers or all"* ]]
+  if command -v nvidia-smi >/dev/null; then
+    echo "# skip: there may be a device, on which it would run for minutes" >&3
+    skip
+  fi
+  for f in cuda/latent_cuda.so bench/device_bench tests/cuda/rows_test tests/cuda/train_test; do
+    [ -e "$BUILD/$f" ] || { echo "# skip: $f was not built: no nvcc, or a build with sanitizers" >&3; skip; }
+  done
+  run env BUILD="$BUILD" tests/bench/device.sh "$T/logs"
+  [ "$status" = 3 ]
+  [[ $output == *"no CUDA device: "*"this machine has no NVIDIA driver; nothing was checked on one"* ]]
 }
