@@ -10,6 +10,7 @@ SHELL := bash
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
+
 PIPELINE := $(firstword $(MAKEFILE_LIST))
 NAME := $(basename $(notdir $(PIPELINE)))
 ROOT := $(patsubst %/pipelines/common.mk,%,$(realpath $(lastword $(MAKEFILE_LIST))))
@@ -23,6 +24,10 @@ VARS :=
 define var
 $(if $(strip $($(1))),,$(eval override $(1) := $(2)))$(eval VARS += $(1))$(eval HELP_$(1) := $(3))
 endef
+# Without a model of the user's, the embedded ones and questions made on the spot. $(call real_or,A,B): A with models of
+# the user's, else B.
+EMBEDDED := $(if $(strip $(MODEL)$(DUAL_MODEL)$(LLMLINGUA_PATH)),,1)
+real_or = $(if $(EMBEDDED),$(2),$(1))
 # $(call skipped,X): 1 only if SKIP_X is 1
 skipped = $(filter 1,$(strip $(SKIP_$(1))))
 
@@ -30,11 +35,12 @@ $(call var,OUT,out,folder of everything this pipeline makes)
 $(call var,BIN,$(ROOT)/bin,folder of the programs; those of this checkout are built first)
 $(call var,LATENT_STORE,$(OUT)/store,results by key: equal work is never done twice)
 $(call var,LATENT_RUNS,$(OUT)/runs,run log: how what went through pipes was made)
-$(call var,NUM_SHARDS,1,blocks of questions sampled side by side with -jN)
+$(call var,GPUS,,ids of GPUs: the shards take them in turn; unset: --device auto)
+gpu_list := $(subst $(comma), ,$(GPUS))
+$(call var,NUM_SHARDS,$(or $(filter-out 0,$(words $(gpu_list))),1),blocks of questions sampled side by side with -jN)
 ifneq ($(shell [[ "$(NUM_SHARDS)" =~ ^[1-9][0-9]?$$ ]] && echo good),good)
 $(error NUM_SHARDS=$(NUM_SHARDS): must be a whole number from 1 to 99)
 endif
-$(call var,GPUS,,ids of GPUS for the shards in turn; unset: --device auto)
 $(call var,THREADS,$(shell t=$$(( $$(nproc) / $(NUM_SHARDS) )); echo $$(( t > 0 ? t : 1 ))),threads of each shard)
 $(call var,SEED,42,seed of everything random)
 export LATENT_STORE LATENT_RUNS
@@ -47,7 +53,6 @@ shard_files = $(foreach k,$(SHARDS),$(call shard_file,$(1),$(k)))
 # --shard K/N of shard KK; nothing when there is only one
 shard_option = $(if $(filter 1,$(NUM_SHARDS)),,--shard $(shell echo $$((10#$(1))))/$(NUM_SHARDS))
 # --device of shard KK
-gpu_list := $(subst $(comma), ,$(GPUS))
 device = --device $(if $(gpu_list),cuda:$(word $(shell echo $$((10#$(1) % $(words $(gpu_list)) + 1))),$(gpu_list)),auto)
 RUN_FLAGS = --require-provenance --threads $(THREADS)
 
@@ -57,13 +62,13 @@ must_exist = $(if $(filter help clean,$(MAKECMDGOALS)),,$(foreach f,$(1),$(if $(
 first_line = $(if $(LATENT_LOCKED)$(filter help plan clean,$(MAKECMDGOALS)),,$(shell echo "$(1)" >&2))
 
 # ---- steps ----
-# $(call step,OUTPUTS,INPUTS,PROGRAM ARGUMENTS): makes OUTPUTS from the files INPUTS; with -o, unless the arguments have
-# an --output-dir and say themselves which files one run makes.
+# $(call step,OUTPUTS,INPUTS,PROGRAM ARGUMENTS,ALSO): makes OUTPUTS from the files INPUTS; with -o, unless the arguments
+# have an --output-dir and say themselves which files one run makes. ALSO: what it reads that the arguments name already.
 STEPS :=
 define step
 $(eval STEPS += $(words $(STEPS)))
 $(eval STEP_OUT_$(lastword $(STEPS)) := $(1))
-$(eval STEP_IN_$(lastword $(STEPS)) := $(2))
+$(eval STEP_IN_$(lastword $(STEPS)) := $(2) $(4))
 $(eval STEP_CMD_$(lastword $(STEPS)) := $(BIN)/$(3) $(RUN_FLAGS) $(if $(findstring --output-dir,$(3)),,-o $(1)) $(2))
 $(eval $(call step_rule,$(lastword $(STEPS))))
 endef
@@ -102,7 +107,8 @@ plan:
 	$(foreach n,$(STEPS),ask '$(STEP_OUT_$(n))' '$(STEP_IN_$(n))' $(STEP_CMD_$(n));) :
 
 # Everything else holds the lock on OUT, which names its holder. The lock is inherited by the steps: it is free only when
-# the last of them has ended, even if make was killed.
+# the last of them has ended, even if make was killed. The tokenizers of MUST_OPEN are opened first: that a model cannot be
+# had is known before any work.
 ifdef LATENT_LOCKED
 
 .PHONY: all report
@@ -121,6 +127,7 @@ all report clean:
 	echo "process $$PPID on $$(uname -n) (make -f $(PIPELINE) $@, since $$(date +%T))" >'$(OUT)/lock'; \
 	$(if $(filter $(realpath $(ROOT)/bin),$(realpath $(BIN)))$(if $(realpath $(BIN)),,x), \
 	  [ ! -e '$(ROOT)/Makefile' ] || MAKEFLAGS= $(MAKE) -s -C '$(ROOT)' -j$$(nproc) all >&2;) \
+	$(if $(filter clean,$@),,$(foreach m,$(MUST_OPEN),$(BIN)/tok count -q --model '$(m)' /dev/null >/dev/null;)) \
 	LATENT_LOCKED=1 $(MAKE) -f '$(PIPELINE)' $@
 
 endif
