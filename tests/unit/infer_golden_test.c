@@ -57,6 +57,39 @@ static void test_greedy_oracle(void **state)
         check_greedy("cpu-oracle", decoders[i], &(struct engine_options){ .batch = 3, .read_delay = 2 });
 }
 
+/* A trained model, with its stop ids: where the texts end is part of them. tests/cli/reasoner.bats has the texts. */
+static void test_trained(void **state)
+{
+    (void)state;
+    static const char dir[] = "data/models/reasoner";
+    struct greedy_case c[MOST_CASES];
+    struct gen_request q[MOST_CASES];
+    struct gen_result *r[MOST_CASES];
+    struct gen_params p;
+    if (!file_exists("data/models/reasoner/model.safetensors")) {
+        printf("# skip: the embedded reasoner is not there\n");
+        skip();
+    }
+    int n = greedy_load_file("tests/golden/reasoner/greedy.jsonl", c);
+    for (int round = 0; round < 3; round++) {
+        struct opened m = open_dir("cpu", dir, 1 + round % 2);
+        struct engine_options o = { .batch = round == 0 ? 1 : 3 * round, .read_delay = round };
+        gen_params_init(&p, model_config(m.m));
+        requests_of(c, n, &p, q);
+        run_all(m.m, &o, q, n, r);
+        for (int i = 0; i < n; i++) {
+            assert_int_equal(r[i]->n + 1, c[i].n_out);
+            for (int k = 0; k < r[i]->n; k++)
+                if (r[i]->ids[k] != c[i].out[k])
+                    fail_msg("text %d: token %d is %d, transformers has %d", i, k, r[i]->ids[k], c[i].out[k]);
+            assert_int_equal(r[i]->finish, GEN_STOP);
+            assert_int_equal(r[i]->stop_id, c[i].out[r[i]->n]);
+        }
+        release_all(q, n, r);
+        close_opened(&m);
+    }
+}
+
 /* ---- one hash ---- */
 
 enum { MIXED = 9 };
@@ -232,8 +265,9 @@ static void test_context_ends(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy), cmocka_unit_test(test_greedy_oracle), cmocka_unit_test(test_one_hash),
-        cmocka_unit_test(test_alone),  cmocka_unit_test(test_stop_ids),      cmocka_unit_test(test_context_ends),
+        cmocka_unit_test(test_greedy),       cmocka_unit_test(test_greedy_oracle), cmocka_unit_test(test_trained),
+        cmocka_unit_test(test_one_hash),     cmocka_unit_test(test_alone),         cmocka_unit_test(test_stop_ids),
+        cmocka_unit_test(test_context_ends),
     };
     return cmocka_run_group_tests_name("infer_golden", tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@
 #include "infer/engine.h"
 #include "io/hash.h"
 
-enum { MOST_CASES = 8, MOST_IDS = 128 };
+enum { MOST_CASES = 8, MOST_IDS = 512 };
 
 struct greedy_case {
     int32_t prompt[MOST_IDS], out[MOST_IDS];
@@ -32,12 +32,10 @@ static inline int greedy_ids(struct json line, const char *key, int32_t *out)
     return n;
 }
 
-static inline int greedy_load(const char *model, struct greedy_case *c)
+static inline int greedy_load_file(const char *path, struct greedy_case *c)
 {
     struct err e;
-    char path[256];
     struct buf text = BUF_INIT;
-    snprintf(path, sizeof path, "tests/golden/models/%s/golden/greedy.jsonl", model);
     assert_ok(file_read(&text, path, 0, &e));
     int n = 0;
     for (char *p = text.s, *end; (end = strchr(p, '\n')); p = end + 1) {
@@ -50,6 +48,13 @@ static inline int greedy_load(const char *model, struct greedy_case *c)
     }
     buf_release(&text);
     return n;
+}
+
+static inline int greedy_load(const char *model, struct greedy_case *c)
+{
+    char path[256];
+    snprintf(path, sizeof path, "tests/golden/models/%s/golden/greedy.jsonl", model);
+    return greedy_load_file(path, c);
 }
 
 static inline struct opened open_dir(const char *device, const char *dir, int threads)
