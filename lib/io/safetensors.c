@@ -335,6 +335,25 @@ static int check_index(struct safetensors *st, const char *index, struct json ma
     return rc;
 }
 
+/* transformers reads metadata, and tools plan memory by total_size. */
+static void check_total(struct safetensors *st, const char *index, struct json doc)
+{
+    struct json metadata, v;
+    struct buf b = BUF_INIT;
+    uint64_t total = 0;
+    double said = -1;
+    for (size_t i = 0; i < st->n; i++)
+        total += st->tensors[i].bytes;
+    if (!json_get(doc, "metadata", &metadata) || !json_get(metadata, "total_size", &v) || !json_double(v, &said))
+        buf_printf(&b, "%s: has no metadata.total_size, the tensors are %" PRIu64 " bytes", index, total);
+    else if (said != (double)total)
+        buf_printf(&b, "%s: metadata.total_size is %.*s, the tensors are %" PRIu64 " bytes", index, shorten(v.n, 40),
+                   v.s, total);
+    if (b.len)
+        note(st, buf_take(&b));
+    buf_release(&b);
+}
+
 static int open_index(struct safetensors *st, const char *dir, const char *index, struct err *e)
 {
     struct buf text = BUF_INIT;
@@ -347,6 +366,8 @@ static int open_index(struct safetensors *st, const char *dir, const char *index
     if (rc == 0 &&
         (open_shards(st, dir, index, map, e) < 0 || sort_names(st, e) < 0 || check_index(st, index, map, e) < 0))
         rc = -1;
+    if (rc == 0)
+        check_total(st, index, doc);
     buf_release(&text);
     return rc;
 }

@@ -82,7 +82,7 @@ size_t safetensors_files(const struct safetensors *st);
 const char *safetensors_file(const struct safetensors *st, size_t i); /* path */
 
 /* Things that do no harm here and may elsewhere, each a sentence: shards beside model.safetensors (vLLM would load
- * them), tensors that the index does not name. NULL behind the last. */
+ * them), tensors that the index does not name, a wrong total size in it. NULL behind the last. */
 const char *safetensors_note(const struct safetensors *st, size_t i);
 
 /* Small tensors here and there will be read (scattered), or everything in order: without the first, each touch of a

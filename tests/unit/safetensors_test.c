@@ -349,6 +349,19 @@ static void put_tensor(const char *dir, const char *file, const char *tensor)
     free(path);
 }
 
+/* The one note of a folder, without the file's name. */
+static const char *only_note(const char *dir)
+{
+    static char text[256];
+    struct err e = { "" };
+    struct safetensors *st;
+    assert_ok(safetensors_open_dir(&st, dir, &e));
+    assert_null(safetensors_note(st, 1));
+    snprintf(text, sizeof text, "%s", strstr(safetensors_note(st, 0), ".json: ") + strlen(".json: "));
+    safetensors_close(st);
+    return text;
+}
+
 static void test_folders(void **state)
 {
     (void)state;
@@ -378,6 +391,12 @@ static void test_folders(void **state)
     put_file(dir, index, "{\"weight_map\":{\"a\":\"b.safetensors\",\"b\":\"a.safetensors\"}}");
     refused(dir, true, "should lie in b.safetensors and does not");
     put_file(dir, index, "{\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\"}}");
+    assert_string_equal(only_note(dir), "has no metadata.total_size, the tensors are 8 bytes");
+    put_file(dir, index,
+             "{\"metadata\":{\"total_size\":9},\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\"}}");
+    assert_string_equal(only_note(dir), "metadata.total_size is 9, the tensors are 8 bytes");
+    put_file(dir, index,
+             "{\"metadata\":{\"total_size\":8},\"weight_map\":{\"a\":\"a.safetensors\",\"b\":\"b.safetensors\"}}");
     assert_ok(safetensors_open_dir(&st, dir, &e));
     assert_int_equal(safetensors_count(st), 2);
     assert_null(safetensors_note(st, 0));
