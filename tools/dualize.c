@@ -9,6 +9,7 @@
 #include "io/folder.h"
 #include "model/dualize.h"
 #include "model/locate.h"
+#include "model/model.h"
 #include "tools/tool.h"
 
 static struct {
@@ -120,10 +121,13 @@ static int build(const struct model_place *p, struct manifest *m, struct err *e)
     struct buf counts = BUF_INIT;
     if (folder_open(&f, common.output, e) < 0)
         return -1;
+    char fingerprint[33];
     int rc = dualize(&d, folder_path(f), &made, e);
+    if (rc == 0)
+        rc = model_fingerprint(folder_path(f), fingerprint, e);
     if (rc == 0) {
-        buf_printf(&counts, "\"visible\": %d, \"latent\": %d, \"added\": %d", made.visible, made.latent,
-                   made.visible - made.base_rows);
+        buf_printf(&counts, "\"fingerprint\": \"%s\", \"visible\": %d, \"latent\": %d, \"added\": %d", fingerprint,
+                   made.visible, made.latent, made.visible - made.base_rows);
         m->counts = buf_take(&counts);
         m->seconds = log_seconds();
         rc = folder_commit(f, m, e);

@@ -51,7 +51,7 @@ static void count_32(struct values *v, const char *p, uint64_t n)
     }
 }
 
-static int check_values(const struct st_tensor *t, struct buf *report)
+int check_values(const struct st_tensor *t, struct buf *report)
 {
     struct values v = { 0, 0, 0 };
     if (t->dtype == ST_F32)

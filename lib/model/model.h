@@ -74,6 +74,10 @@ int model_fingerprint(const char *dir, char out[33], struct err *e);
 struct buf;
 int model_check(const char *dir, struct buf *report, struct err *e);
 
+/* The same of a folder with a PEFT adapter (LoRA): names, pairs, ranks, NaN and infinities, and shapes against the base
+ * model where its folder is found. facts: lines about what was not looked at. */
+int adapter_check(const char *dir, struct buf *report, struct buf *facts, struct err *e);
+
 /* Row of the rotation table for a token: its position, or behind max_positions for a sequence in the long list
  * (longrope). length: highest position + 1 that this sequence will have in this forward pass. */
 int64_t model_rope_offset(const struct model *m, int64_t length);

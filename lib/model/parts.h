@@ -90,6 +90,9 @@ int plan_match(struct plan *p, const struct model *m, struct buf *problems);
 /* Makes weights and vectors on m->d. */
 int plan_load(struct plan *p, struct model *m, struct err *e);
 
+/* NaN and infinities of a tensor: appends a line and returns 1, or 0. */
+int check_values(const struct st_tensor *t, struct buf *report);
+
 /* Elements of a F32, BF16 or F16 tensor as floats. */
 void model_floats(float *out, const struct st_tensor *t, uint64_t first, uint64_t n);
 
