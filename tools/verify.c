@@ -8,13 +8,16 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/folder.h"
+#include "io/garbage.h"
+#include "io/journal.h"
 #include "io/provenance.h"
+#include "io/schema.h"
 #include "model/dual.h"
 #include "model/model.h"
 #include "tools/tool.h"
 
 static struct {
-    bool trace, json, check_latent;
+    bool trace, json, gc, null, check_latent;
     int64_t samples;
     double tol;
     struct opt_list all;
@@ -25,6 +28,9 @@ static const struct opt opts[] = {
     OPT_ROW_FLAG("trace", 't', &o.trace, "walk back to the sources and models, and print the way", OPT_RESULT),
     OPT_ROW_FLAG("json", 0, &o.json, "print the trace as JSON, one object a file", OPT_RESULT),
     OPT_ROW_LIST("all", 'a', &o.all, "DIR", "check every artefact below DIR (may be repeated)", OPT_RUN),
+    OPT_ROW_FLAG("gc", 0, &o.gc, "list what no result below the folders needs any more; nothing is deleted",
+                 OPT_RESULT),
+    OPT_ROW_FLAG("null", '0', &o.null, "with --gc: the paths alone, with a NUL behind each, for xargs -0", OPT_RESULT),
     OPT_ROW_GROUP("Model folders with two vocabularies"),
     OPT_ROW_FLAG("check-latent", 0, &o.check_latent, "compare latent rows with their sources: fresh models only",
                  OPT_RESULT),
@@ -70,38 +76,83 @@ static void name_lines(struct buf *b, size_t from, const char *dir)
     buf_release(&out);
 }
 
+static void say_facts(const char *dir, struct buf *facts)
+{
+    for (char *p = facts->s, *end; p && (end = strchr(p, '\n')); p = end + 1)
+        log_info("%s: %.*s", dir, (int)(end - p), p);
+    buf_release(facts);
+}
+
 static int check_dual(const char *dir, struct buf *problems, struct err *e)
 {
     struct buf facts = BUF_INIT;
     bool fresh = is_fresh(dir);
     int samples = o.check_latent ? (int)o.samples : fresh ? 100 : 0;
     int n = dual_check(dir, samples, o.check_latent ? o.tol : 1e-3, problems, &facts, NULL, e);
-    for (char *p = facts.s, *end; p && (end = strchr(p, '\n')); p = end + 1)
-        log_info("%s: %.*s", dir, (int)(end - p), p);
-    buf_release(&facts);
+    say_facts(dir, &facts);
     return n;
 }
 
-static int check_folder(const char *dir, struct buf *problems)
+static int check_adapter(const char *dir, struct buf *problems, struct err *e)
+{
+    struct buf facts = BUF_INIT;
+    int n = adapter_check(dir, problems, &facts, e);
+    say_facts(dir, &facts);
+    return n;
+}
+
+static int check_log(const char *dir, struct buf *problems)
+{
+    char *path = path_join(dir, "metrics.jsonl");
+    int bad = file_exists(path) ? schema_check_log(path, problems) : 0;
+    free(path);
+    return bad;
+}
+
+static int check_folder(const char *dir, bool covered, struct buf *problems);
+
+/* What train leaves of LoRA: a folder of model folders. */
+static int check_inner(const char *dir, struct buf *problems)
+{
+    static const char *const inner[] = { "adapter", "merged" };
+    int bad = 0;
+    for (int i = 0; i < 2; i++) {
+        char *path = path_join(dir, inner[i]);
+        if (file_is_dir(path))
+            bad += check_folder(path, true, problems);
+        free(path);
+    }
+    return bad;
+}
+
+/* covered: the folder it lies in has checked its files. */
+static int check_folder(const char *dir, bool covered, struct buf *problems)
 {
     struct err e = { "" };
-    int bad = 0, n;
-    size_t from;
-    if (!has_file(dir, "config.json") && has_file(dir, "run.json"))
-        return folder_check(dir, problems); /* train's: adapter and model lie below */
-    if (!has_file(dir, "config.json")) {
+    bool model = has_file(dir, "config.json"), adapter = has_file(dir, "adapter_config.json"),
+         run = has_file(dir, "run.json");
+    int bad = 0, n = 0;
+    if (!model && !adapter && !run) {
         buf_printf(problems, "%s: is a folder without config.json, so no model: name files, or --all %s\n", dir, dir);
         return 1;
     }
-    if (has_file(dir, "run.json"))
-        bad += folder_check(dir, problems);
-    else
+    if (run)
+        bad += folder_check(dir, problems) + check_log(dir, problems);
+    else if (!covered)
         log_info("%s: it has no run.json, so only what it holds can be checked", dir);
-    from = problems->len;
-    n = model_check(dir, problems, &e);
-    if (n >= 0) {
+    if (!model && !adapter)
+        return bad + check_inner(dir, problems);
+    size_t from = problems->len;
+    if (model) {
+        n = model_check(dir, problems, &e);
+        if (n >= 0) {
+            bad += n;
+            n = check_dual(dir, problems, &e);
+        }
+    }
+    if (n >= 0 && adapter) {
         bad += n;
-        n = check_dual(dir, problems, &e);
+        n = check_adapter(dir, problems, &e);
     }
     name_lines(problems, from, dir);
     if (n < 0)
@@ -109,21 +160,25 @@ static int check_folder(const char *dir, struct buf *problems)
     return bad + (n < 0 ? 1 : n);
 }
 
-/* Model folders below dir that our programs made. */
+/* Model folders below dir that our programs made, and journals. */
 static int check_folders(const char *dir, int *checked, struct buf *problems)
 {
     int bad = 0;
-    if (has_file(dir, "run.json") && has_file(dir, "config.json")) {
+    if (has_file(dir, "run.json")) {
         (*checked)++;
-        return check_folder(dir, problems);
+        return check_folder(dir, false, problems);
     }
     DIR *d = opendir(dir);
     if (!d)
         return 0;
     for (struct dirent *f; (f = readdir(d));) {
         char *path = path_join(dir, f->d_name);
-        if (f->d_name[0] != '.' && f->d_type != DT_LNK && file_is_dir(path))
+        if (f->d_name[0] != '.' && f->d_type != DT_LNK && file_is_dir(path)) {
             bad += check_folders(path, checked, problems);
+        } else if (path_ends_with(f->d_name, ".journal")) {
+            bad += journal_check(path, problems);
+            ++*checked;
+        }
         free(path);
     }
     closedir(d);
@@ -131,15 +186,6 @@ static int check_folders(const char *dir, int *checked, struct buf *problems)
 }
 
 /* ---- all artefacts ---- */
-
-/* Files of the folder that an argument lies in are looked at too: that is where its inputs usually are. */
-static void index_around(struct provenance *p, const char *file)
-{
-    const char *slash = strrchr(file, '/');
-    char *dir = slash ? xstrndup(file, (size_t)(slash - file)) : xstrdup(".");
-    provenance_add_tree(p, *dir ? dir : "/");
-    free(dir);
-}
 
 static int trace(struct provenance *p, const char *file, struct buf *problems)
 {
@@ -157,27 +203,90 @@ static int trace(struct provenance *p, const char *file, struct buf *problems)
     return out.nproblems;
 }
 
+/* ---- garbage ---- */
+
+/* A path on one line: what would end it or hide is written as \\n or \\ooo. */
+static void put_visible(struct buf *b, const char *path)
+{
+    for (const unsigned char *p = (const unsigned char *)path; *p; p++)
+        if (*p < 0x20 || *p == 0x7f || *p == '\\')
+            buf_printf(b, "\\%03o", *p);
+        else
+            buf_putc(b, (char)*p);
+}
+
+/* The apostrophe in the first word is there for who forgets -0: xargs then stops before it runs anything. */
+static const char gc_head[] = "Don't pipe this into a command: verify --gc -0 DIR | xargs -0 rm --\n";
+
+static int list_garbage(int n, char **dirs, struct err *e)
+{
+    struct garbage g;
+    struct buf b = BUF_INIT;
+    int rc = garbage_find(&g, (const char *const *)dirs, (size_t)n, e);
+    if (rc == 0 && !o.null)
+        buf_puts(&b, gc_head);
+    for (size_t i = 0; rc == 0 && i < g.n; i++) {
+        if (o.null) {
+            buf_add(&b, g.item[i].path, strlen(g.item[i].path) + 1);
+            continue;
+        }
+        buf_printf(&b, "%12lld  %-11s  ", (long long)g.item[i].bytes, g.item[i].what);
+        put_visible(&b, g.item[i].path);
+        buf_putc(&b, '\n');
+    }
+    if (rc == 0 && !o.null)
+        buf_printf(&b, "%12lld  in all, %zu file%s\n", (long long)g.bytes, g.n, g.n == 1 ? "" : "s");
+    fwrite(b.s ? b.s : "", 1, b.len, stdout);
+    buf_release(&b);
+    garbage_release(&g);
+    return rc < 0 ? TOOL_FAILED : TOOL_OK;
+}
+
+static int check_options(int nfiles, struct err *e)
+{
+    if (o.null && !o.gc)
+        return tool_misuse(e, "--null is for --gc");
+    if (o.gc && (o.trace || o.json || o.all.n || o.check_latent))
+        return tool_misuse(e, "--gc lists and checks nothing: it goes with --null alone");
+    if (o.gc && !nfiles)
+        return tool_misuse(e, "--gc: name the folders of results");
+    if (!nfiles && !o.all.n)
+        return tool_misuse(e, "name the artefacts to check, or --all DIR");
+    return TOOL_OK;
+}
+
 static int run(const struct tool *t, int nfiles, char **files, struct err *e)
 {
     struct buf problems = BUF_INIT;
     int bad = 0, checked = 0;
     (void)t;
-    if (!nfiles && !o.all.n)
-        return tool_misuse(e, "name the artefacts to check, or --all DIR");
+    int rc = check_options(nfiles, e);
+    if (rc != TOOL_OK)
+        return rc;
+    if (o.gc)
+        return list_garbage(nfiles, files, e);
+    setenv("LATENT_HASH_CACHE", "off", 1); /* whoever checks reads */
     struct provenance *p = provenance_new();
     for (size_t i = 0; i < o.all.n; i++)
         provenance_add_tree(p, o.all.v[i]);
-    for (size_t i = 0; o.all.n && i < provenance_count(p); i++, checked++)
-        bad += provenance_check(provenance_at(p, i)->file, &problems);
+    for (size_t i = 0; i < provenance_count(p); i++)
+        if (provenance_at(p, i)->file) {
+            bad += provenance_check(provenance_at(p, i)->file, &problems);
+            checked++;
+        }
+    bad += provenance_check_shards(p, &problems);
     for (size_t i = 0; i < o.all.n; i++)
         bad += check_folders(o.all.v[i], &checked, &problems);
     bad += provenance_problems(p, &problems);
     for (int i = 0; i < nfiles; i++, checked++) {
         bool folder = file_is_dir(files[i]);
-        int own = folder ? check_folder(files[i], &problems) : provenance_check(files[i], &problems);
-        if (o.trace && own == 0 && (!folder || has_file(files[i], "run.json"))) {
+        bool journal = path_ends_with(files[i], ".journal");
+        int own = folder    ? check_folder(files[i], false, &problems)
+                  : journal ? journal_check(files[i], &problems)
+                            : provenance_check(files[i], &problems);
+        if (o.trace && own == 0 && !journal && (!folder || has_file(files[i], "run.json"))) {
+            provenance_add_around(p, files[i]); /* first: what lies near goes before what the log has of elsewhere */
             provenance_add_log(p);
-            index_around(p, files[i]);
             own += trace(p, files[i], &problems);
         }
         bad += own;

@@ -185,3 +185,36 @@ int journal_get(const struct journal *j, uint64_t unit, struct buf *out, struct 
     out->s[out->len] = '\0';
     return 0;
 }
+
+int journal_check(const char *path, struct buf *problems)
+{
+    struct journal j = { .fd = open(path, O_RDONLY | O_CLOEXEC) };
+    struct file_map m = { NULL, 0 };
+    struct err e = { "" };
+    int bad = 0;
+    if (j.fd >= 0 && flock(j.fd, LOCK_SH | LOCK_NB) < 0) {
+        close(j.fd);
+        return 0;
+    }
+    if (file_map_open(&m, path, &e) < 0) {
+        buf_printf(problems, "%s\n", e.msg);
+        bad = 1;
+    } else if (m.n < sizeof(struct header) || memcmp(m.p, magic, sizeof magic) != 0) {
+        buf_printf(problems, "%s: is no journal\n", path);
+        bad = 1;
+    } else {
+        uint64_t end = scan(&j, m.p, m.n);
+        if (end != m.n) {
+            buf_printf(problems,
+                       "%s: the entry at byte %llu of %zu is damaged or cut off: it and what is behind will be made "
+                       "again\n",
+                       path, (unsigned long long)end, m.n);
+            bad = 1;
+        }
+    }
+    file_map_close(&m);
+    if (j.fd >= 0)
+        close(j.fd);
+    free(j.slot);
+    return bad;
+}

@@ -25,4 +25,8 @@ int journal_add(struct journal *j, uint64_t unit, struct hash128 input, const vo
 struct buf;
 int journal_get(const struct journal *j, uint64_t unit, struct buf *out, struct err *e);
 
+/* Every entry against its checksum; a sentence a problem, whose number is returned. Changes nothing; a journal in use
+ * is not looked at. */
+int journal_check(const char *path, struct buf *problems);
+
 #endif

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "io/schema.h"
 #include "io/stream.h"
 
 struct provenance {
@@ -35,6 +36,7 @@ void provenance_free(struct provenance *p)
     for (size_t i = 0; i < p->n; i++) {
         free(p->entry[i].path);
         free(p->entry[i].file);
+        free(p->entry[i].folder);
         manifest_release(&p->entry[i].m);
     }
     free(p->entry);
@@ -59,7 +61,16 @@ static void place(struct provenance *p, size_t index)
     p->bucket[at] = index + 1;
 }
 
-static void add_manifest(struct provenance *p, const char *path, const char *file)
+/* What a model folder's manifest says of the model. */
+static void read_model(struct provenance_entry *x)
+{
+    struct json counts, v;
+    if (json_parse(&counts, x->m.counts, strlen(x->m.counts), NULL) == 0 && json_get(counts, "fingerprint", &v) &&
+        json_kind(v) == JSON_STRING && v.n == HASH_HEX + 1)
+        memcpy(x->model, v.s + 1, HASH_HEX - 1);
+}
+
+static void add_manifest(struct provenance *p, const char *path, const char *file, const char *folder)
 {
     struct err e = { "" };
     struct manifest m;
@@ -80,7 +91,11 @@ static void add_manifest(struct provenance *p, const char *path, const char *fil
         for (size_t i = 0; i < p->n; i++)
             place(p, i);
     }
-    p->entry[p->n] = (struct provenance_entry){ xstrdup(path), file ? xstrdup(file) : NULL, m };
+    p->entry[p->n] = (struct provenance_entry){
+        .path = xstrdup(path), .file = file ? xstrdup(file) : NULL, .folder = folder ? xstrdup(folder) : NULL, .m = m
+    };
+    if (folder)
+        read_model(&p->entry[p->n]);
     place(p, p->n++);
 }
 
@@ -88,7 +103,7 @@ void provenance_add_file(struct provenance *p, const char *file)
 {
     char *path = manifest_path(file);
     if (file_exists(path))
-        add_manifest(p, path, file);
+        add_manifest(p, path, file, NULL);
     free(path);
 }
 
@@ -105,8 +120,10 @@ void provenance_add_tree(struct provenance *p, const char *dir)
                 provenance_add_tree(p, path);
             } else if (path_ends_with(name, ".run.json") && strlen(name) > 9) {
                 char *file = xstrndup(path, strlen(path) - 9);
-                add_manifest(p, path, file);
+                add_manifest(p, path, file, NULL);
                 free(file);
+            } else if (strcmp(name, "run.json") == 0) {
+                add_manifest(p, path, NULL, dir);
             }
         }
         free(path);
@@ -116,23 +133,50 @@ void provenance_add_tree(struct provenance *p, const char *dir)
         free(list);
 }
 
-void provenance_add_log(struct provenance *p)
+/* A run log: entries OUTHASH.KEY.json. */
+static void add_runs(struct provenance *p, const char *dir)
 {
-    char *dir = runlog_dir();
-    DIR *d = dir ? opendir(dir) : NULL;
+    DIR *d = opendir(dir);
     struct dirent *ent;
     while (d && (ent = readdir(d)))
-        if (path_ends_with(ent->d_name, ".json")) {
+        if (strlen(ent->d_name) == 2 * (size_t)HASH_HEX + 4 && path_ends_with(ent->d_name, ".json")) {
             char *path = path_join(dir, ent->d_name);
-            add_manifest(p, path, NULL);
+            add_manifest(p, path, NULL, NULL);
             free(path);
         }
     if (d)
         closedir(d);
-    free(dir);
+}
+
+void provenance_add_log(struct provenance *p)
+{
+    char *dir = runlog_dir();
     const char *store = getenv("LATENT_STORE");
+    if (dir)
+        add_runs(p, dir);
+    free(dir);
     if (store && *store)
         provenance_add_tree(p, store);
+}
+
+void provenance_add_around(struct provenance *p, const char *file)
+{
+    char *at = realpath(file, NULL), *slash;
+    const char *given = strrchr(file, '/');
+    /* the folder under the name that the user gave it, as far as messages show it */
+    char *dir = given ? xstrndup(file, (size_t)(given - file)) : xstrdup(".");
+    provenance_add_tree(p, *dir ? dir : "/");
+    free(dir);
+    while (at && (slash = strrchr(at, '/')) && slash != at) {
+        *slash = '\0';
+        char *runs = path_join(at, "runs"), *store = path_join(at, "store");
+        add_runs(p, runs);
+        if (file_is_dir(store))
+            provenance_add_tree(p, store);
+        free(runs);
+        free(store);
+    }
+    free(at);
 }
 
 /* A step that changed nothing: following it would lead back to the same bytes. */
@@ -196,6 +240,8 @@ static int count_content(const char *file, int64_t *records, int64_t *bytes, cha
     return rc;
 }
 
+static int check_input_shards(const char *file, const struct manifest *m, struct buf *problems);
+
 int provenance_check(const char *file, struct buf *problems)
 {
     struct err e = { "" };
@@ -205,7 +251,7 @@ int provenance_check(const char *file, struct buf *problems)
     int bad = 0;
     if (!file_exists(path)) {
         buf_printf(problems, "%s: no manifest beside it (%s): nothing says how it was made\n", file, path);
-        bad = 1;
+        bad = 1 + schema_check(file, NULL, problems);
     } else if (manifest_read(&m, path, &e) < 0) {
         buf_printf(problems, "%s\n", e.msg);
         bad = 1;
@@ -221,7 +267,10 @@ int provenance_check(const char *file, struct buf *problems)
             buf_printf(problems, "%s: %lld records in %lld bytes, its manifest says %lld in %lld\n", file,
                        (long long)records, (long long)bytes, (long long)m.records, (long long)m.bytes);
             bad++;
+        } else {
+            bad += schema_check(file, &m, problems);
         }
+        bad += check_input_shards(file, &m, problems);
         hash_hex(manifest_key(&m, true), key);
         if (strcmp(key, m.key) != 0) {
             buf_printf(problems, "%s: options, inputs or models give key %s, it says %s\n", path, key, m.key);
@@ -233,14 +282,164 @@ int provenance_check(const char *file, struct buf *problems)
     return bad;
 }
 
+/* ---- shards ---- */
+
+struct shard_name {
+    const char *stem, *end; /* the text in front of _shard, and behind the numbers */
+    size_t nstem;
+    int k, n;
+};
+
+static const char *digits(const char *p, int *out)
+{
+    *out = 0;
+    const char *start = p;
+    while (*p >= '0' && *p <= '9' && p - start < 6)
+        *out = *out * 10 + (*p++ - '0');
+    return p == start ? NULL : p;
+}
+
+/* "math_shard00of04.jsonl": the name that pipelines give to a part. */
+static bool parse_shard(const char *path, struct shard_name *s)
+{
+    const char *at = NULL, *p;
+    for (p = strstr(path_base(path), "_shard"); p; p = strstr(p + 1, "_shard"))
+        at = p;
+    if (!at || !(p = digits(at + 6, &s->k)) || strncmp(p, "of", 2) != 0 || !(p = digits(p + 2, &s->n)))
+        return false;
+    s->stem = path;
+    s->nstem = (size_t)(at - path);
+    s->end = p;
+    return *p == '.' || *p == '\0';
+}
+
+static bool same_stem(const struct shard_name *a, const struct shard_name *b)
+{
+    return a->nstem == b->nstem && memcmp(a->stem, b->stem, a->nstem) == 0 && strcmp(a->end, b->end) == 0;
+}
+
+/* The shards among the inputs are one run's, each once. */
+static int check_input_shards(const char *file, const struct manifest *m, struct buf *problems)
+{
+    int bad = 0;
+    for (int i = 0; i < m->ninputs && !bad; i++) {
+        struct shard_name a, b;
+        if (!parse_shard(m->input[i].name, &a))
+            continue;
+        for (int k = i + 1; k < m->ninputs && !bad; k++) {
+            if (!parse_shard(m->input[k].name, &b) || !same_stem(&a, &b) || (a.n == b.n && a.k != b.k))
+                continue;
+            buf_printf(problems, "%s: was made from %s and %s: shards of two runs, rows may stand twice\n", file,
+                       m->input[i].name, m->input[k].name);
+            bad = 1;
+        }
+    }
+    return bad;
+}
+
+/* Does some file with a name read these bytes? */
+static bool is_read(const struct provenance *p, const char *hash)
+{
+    for (size_t i = 0; i < p->n; i++)
+        for (int k = 0; p->entry[i].file && k < p->entry[i].m.ninputs; k++)
+            if (strcmp(p->entry[i].m.input[k].hash, hash) == 0)
+                return true;
+    return false;
+}
+
+/* What must be the same in all shards of one run. */
+static struct hash128 settings_of(const struct manifest *m)
+{
+    struct buf b = BUF_INIT;
+    struct json options, key, v;
+    buf_printf(&b, "%s %lld %s\n", m->program, (long long)m->result, m->numerics);
+    if (json_parse(&options, m->options, strlen(m->options), NULL) == 0) {
+        struct json_iter it = json_each(options);
+        while (json_next(&it, &key, &v))
+            if (!json_str_is(key, "shard"))
+                buf_printf(&b, "%.*s %.*s\n", (int)key.n, key.s, (int)v.n, v.s);
+    }
+    for (int i = 0; i < m->nmodels; i++)
+        buf_printf(&b, "%s %s\n", m->model[i].role, m->model[i].hash);
+    struct hash128 h = hash_bytes(b.s, b.len);
+    buf_release(&b);
+    return h;
+}
+
+struct shard_entry {
+    struct shard_name name;
+    const struct provenance_entry *x;
+    bool read;
+};
+
+static int by_stem(const void *a, const void *b)
+{
+    return strcmp(((const struct shard_entry *)a)->x->file, ((const struct shard_entry *)b)->x->file);
+}
+
+/* Of two runs the one whose shards are read, else the later one. */
+static bool is_before(const struct shard_entry *a, const struct shard_entry *b)
+{
+    if (a->read != b->read)
+        return b->read;
+    return strcmp(a->x->m.started, b->x->m.started) < 0;
+}
+
+static int check_group(const struct shard_entry *v, size_t n, struct buf *problems)
+{
+    const struct shard_entry *now = v;
+    int bad = 0;
+    for (size_t i = 1; i < n; i++)
+        if (is_before(now, &v[i]))
+            now = &v[i];
+    struct hash128 settings = settings_of(&now->x->m);
+    for (size_t i = 0; i < n; i++) {
+        bool other = v[i].name.n != now->name.n;
+        if (!other && hash_equal(settings, settings_of(&v[i].x->m)))
+            continue;
+        buf_printf(problems, "%s: is a shard of an older run (%s, made %s) beside %s (made %s): remove it\n",
+                   v[i].x->file, other ? "another number of shards" : "other settings", v[i].x->m.started, now->x->file,
+                   now->x->m.started);
+        bad++;
+    }
+    return bad;
+}
+
+int provenance_check_shards(const struct provenance *p, struct buf *problems)
+{
+    struct shard_entry *v = xcalloc(p->n + 1, sizeof *v);
+    size_t n = 0;
+    int bad = 0;
+    for (size_t i = 0; i < p->n; i++)
+        if (p->entry[i].file && parse_shard(p->entry[i].file, &v[n].name)) {
+            v[n].read = is_read(p, p->entry[i].m.output);
+            v[n++].x = &p->entry[i];
+        }
+    qsort(v, n, sizeof *v, by_stem);
+    for (size_t from = 0, to; from < n; from = to) {
+        for (to = from + 1; to < n && same_stem(&v[from].name, &v[to].name);)
+            to++;
+        bad += check_group(v + from, to - from, problems);
+    }
+    free(v);
+    return bad;
+}
+
 /* ---- walk ---- */
 
 struct walk {
     struct provenance *p;
     struct provenance_report *out;
     provenance_model_fn *fingerprint;
-    char seen[4096][HASH_HEX]; /* keys walked already: a shared input is listed once */
-    int nseen;
+    const char *root;       /* where the walk began */
+    char (*seen)[HASH_HEX]; /* keys walked already: a shared input is listed once */
+    size_t nseen, seen_cap;
+    struct fresh *fresh; /* fingerprints of folders as they are now: many runs use one model */
+    size_t nfresh;
+};
+
+struct fresh {
+    char *dir, hash[HASH_HEX];
 };
 
 static void problem(struct walk *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -270,15 +469,18 @@ static void line(struct walk *w, int depth, const char *fmt, ...)
 
 static bool seen_before(struct walk *w, const char *hex)
 {
-    for (int i = 0; i < w->nseen; i++)
+    for (size_t i = 0; i < w->nseen; i++)
         if (strcmp(w->seen[i], hex) == 0)
             return true;
-    if (w->nseen < (int)(sizeof w->seen / sizeof *w->seen))
-        snprintf(w->seen[w->nseen++], HASH_HEX, "%s", hex);
+    if (w->nseen == w->seen_cap) {
+        w->seen_cap = w->seen_cap ? 2 * w->seen_cap : 64;
+        w->seen = xreallocarray(w->seen, w->seen_cap, sizeof *w->seen);
+    }
+    memcpy(w->seen[w->nseen++], hex, HASH_HEX);
     return false;
 }
 
-static bool file_has_hash(const char *path, const char *hex)
+static bool has_hash(const char *path, const char *hex)
 {
     struct hash128 h;
     struct err ignore;
@@ -289,31 +491,98 @@ static bool file_has_hash(const char *path, const char *hex)
     return strcmp(now, hex) == 0;
 }
 
+/* A manifest has names as they were given, from a folder that it does not know: one above the file is likely. */
+static bool file_has_hash(const struct walk *w, const char *name, const char *hex)
+{
+    bool found = has_hash(name, hex);
+    if (found || *name == '/')
+        return found;
+    char *at = realpath(w->root, NULL), *slash;
+    while (!found && at && (slash = strrchr(at, '/')) && slash != at) {
+        *slash = '\0';
+        char *path = path_join(at, name);
+        found = has_hash(path, hex);
+        free(path);
+    }
+    free(at);
+    return found;
+}
+
 static void walk_manifest(struct walk *w, int depth, const char *name, const struct manifest *m);
+
+/* The folder's fingerprint as it is now; "" with a problem told. */
+static const char *fingerprint_now(struct walk *w, const char *dir)
+{
+    struct err e = { "" };
+    for (size_t i = 0; i < w->nfresh; i++)
+        if (strcmp(w->fresh[i].dir, dir) == 0)
+            return w->fresh[i].hash;
+    w->fresh = xreallocarray(w->fresh, w->nfresh + 1, sizeof *w->fresh);
+    struct fresh *f = &w->fresh[w->nfresh++];
+    *f = (struct fresh){ xstrdup(dir), "" };
+    if (w->fingerprint(dir, f->hash, &e) < 0) {
+        f->hash[0] = '\0';
+        problem(w, "%s: %s", dir, e.msg);
+    }
+    return f->hash;
+}
+
+/* A folder that has the model, by what its manifest says; where the run found it, first. NULL: none is known. */
+static const char *find_model(const struct walk *w, const struct manifest_model *d)
+{
+    if (file_is_dir(d->name))
+        return d->name;
+    for (size_t i = 0; i < w->p->n; i++)
+        if (w->p->entry[i].folder && strcmp(w->p->entry[i].model, d->hash) == 0)
+            return w->p->entry[i].folder;
+    return NULL;
+}
+
+/* The manifest of a model folder that one of our programs made: 1, or 0. */
+static bool read_folder(struct manifest *m, const char *dir)
+{
+    char *run = path_join(dir, "run.json");
+    bool ours = file_exists(run) && manifest_read(m, run, NULL) == 0;
+    free(run);
+    return ours;
+}
 
 static void walk_model(struct walk *w, int depth, const struct manifest_model *d)
 {
-    char now[33];
-    struct err e = { "" };
-    const char *state = "";
-    if (!w->fingerprint) {
-        state = "";
-    } else if (!file_is_dir(d->name)) {
-        state = "  (not at this place now)";
-    } else if (w->fingerprint(d->name, now, &e) < 0) {
-        problem(w, "%s: %s", d->name, e.msg);
-    } else if (strcmp(now, d->hash) != 0) {
-        problem(w, "%s: this model folder has fingerprint %s, the run used %s: it was changed or swapped", d->name, now,
-                d->hash);
+    struct manifest m;
+    const char *dir = find_model(w, d), *state = "";
+    if (!dir)
+        state = "  (not here now)";
+    else if (dir != d->name)
+        state = "  (now elsewhere)";
+    if (dir && w->fingerprint) {
+        const char *now = fingerprint_now(w, dir);
+        if (*now && strcmp(now, d->hash) != 0) {
+            problem(w, "%s: this model folder has fingerprint %s, the run used %s: it was changed or swapped", dir, now,
+                    d->hash);
+            state = "  CHANGED";
+        }
     }
     line(w, depth, "%s %s  %s%s", d->role, d->name, d->hash, state);
-    if (w->out->json) {
-        buf_puts(w->out->json, "{\"model\": ");
-        json_put_cstr(w->out->json, d->name);
-        buf_puts(w->out->json, ", \"role\": ");
-        json_put_cstr(w->out->json, d->role);
-        buf_printf(w->out->json, ", \"fingerprint\": \"%s\"}", d->hash);
+    struct buf *j = w->out->json;
+    if (j) {
+        buf_puts(j, "{\"model\": ");
+        json_put_cstr(j, d->name);
+        buf_puts(j, ", \"role\": ");
+        json_put_cstr(j, d->role);
+        buf_printf(j, ", \"fingerprint\": \"%s\", \"present\": %s", d->hash,
+                   dir && strcmp(state, "  CHANGED") != 0 ? "true" : "false");
     }
+    if (dir && read_folder(&m, dir)) {
+        if (j)
+            buf_puts(j, ", \"from\": [");
+        walk_manifest(w, depth + 1, dir, &m);
+        if (j)
+            buf_puts(j, "]");
+        manifest_release(&m);
+    }
+    if (j)
+        buf_puts(j, "}");
 }
 
 static void walk_input(struct walk *w, int depth, const struct manifest_input *in, const char *of)
@@ -328,7 +597,7 @@ static void walk_input(struct walk *w, int depth, const struct manifest_input *i
         walk_manifest(w, depth, label, &m);
         return;
     }
-    bool here = file_has_hash(in->name, in->hash);
+    bool here = file_has_hash(w, in->name, in->hash);
     line(w, depth, "%s  %s  %s", label, in->hash, here ? "source" : "MISSING");
     if (w->out->json) {
         buf_puts(w->out->json, "{\"source\": ");
@@ -345,10 +614,25 @@ static void walk_input(struct walk *w, int depth, const struct manifest_input *i
                 in->hash);
 }
 
+/* Which part of the work it was: "  ratio 0.5", "  shard 0/4". */
+static const char *part_of(const struct manifest *m, char *text, size_t n)
+{
+    struct json options, v = { "", 2 };
+    const char *part = m->part ? m->part : "";
+    bool shard = json_parse(&options, m->options, strlen(m->options), NULL) == 0 && json_get(options, "shard", &v) &&
+                 json_kind(v) == JSON_STRING;
+    snprintf(text, n, "%s%s%s%.*s", *part ? "  " : "", part, shard ? "  shard " : "", shard ? (int)v.n - 2 : 0,
+             shard ? v.s + 1 : "");
+    return text;
+}
+
 static void walk_manifest(struct walk *w, int depth, const char *name, const struct manifest *m)
 {
     bool again = seen_before(w, m->key);
-    line(w, depth, "%s  %s  %s %s  %lld records%s", name, m->output, m->program, m->version, (long long)m->records,
+    char size[64] = "model", of[256];
+    if (m->records || strstr(m->counts, "\"files\"") == NULL)
+        snprintf(size, sizeof size, "%lld record%s", (long long)m->records, m->records == 1 ? "" : "s");
+    line(w, depth, "%s  %s  %s %s  %s%s%s", name, m->output, m->program, m->version, size, part_of(m, of, sizeof of),
          again ? "  (see above)" : "");
     struct buf *j = w->out->json;
     if (j) {
@@ -379,13 +663,17 @@ void provenance_trace(struct provenance *p, const char *file, provenance_model_f
     struct manifest m;
     struct err e = { "" };
     char *path = file_is_dir(file) ? path_join(file, "run.json") : manifest_path(file);
-    *w = (struct walk){ .p = p, .out = out, .fingerprint = fingerprint };
+    *w = (struct walk){ .p = p, .out = out, .fingerprint = fingerprint, .root = file };
     if (manifest_read(&m, path, &e) < 0) {
         problem(w, "%s", e.msg);
     } else {
         walk_manifest(w, 0, file, &m);
         manifest_release(&m);
     }
+    for (size_t i = 0; i < w->nfresh; i++)
+        free(w->fresh[i].dir);
+    free(w->fresh);
+    free(w->seen);
     free(path);
     free(w);
 }

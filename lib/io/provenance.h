@@ -15,8 +15,10 @@ struct buf;
 struct err;
 
 struct provenance_entry {
-    char *path; /* of the manifest */
-    char *file; /* of its output, or NULL when the output went through a pipe */
+    char *path;           /* of the manifest */
+    char *folder;         /* of a model folder's: the folder */
+    char model[HASH_HEX]; /* its fingerprint, if the manifest has it */
+    char *file;           /* of its output, or NULL when the output went through a pipe */
     struct manifest m;
 };
 
@@ -24,11 +26,14 @@ struct provenance;
 struct provenance *provenance_new(void);
 void provenance_free(struct provenance *p); /* NULL is fine */
 
-/* Indexes F.run.json beside a file, all below a folder, or run log and store ($LATENT_STORE). A manifest that cannot be
- * read or whose seal is broken is a problem, told by provenance_problems. */
+/* Indexes F.run.json beside a file, all below a folder (model folders' run.json too), or run log and store
+ * ($LATENT_RUNS, $LATENT_STORE); around a file: its folder, and a run log "runs" and a store "store" in the folders
+ * above, as pipelines have them. A manifest that cannot be read or whose seal is broken is a problem, told by
+ * provenance_problems. */
 void provenance_add_file(struct provenance *p, const char *file);
 void provenance_add_tree(struct provenance *p, const char *dir);
 void provenance_add_log(struct provenance *p);
+void provenance_add_around(struct provenance *p, const char *file);
 
 /* The run that made these bytes; runs that passed them on unchanged are not it. NULL: none known. */
 const struct provenance_entry *provenance_find(const struct provenance *p, const char *output_hash);
@@ -49,9 +54,13 @@ struct provenance_report {
 void provenance_trace(struct provenance *p, const char *file, provenance_model_fn *fingerprint,
                       struct provenance_report *out);
 
-/* Checks one file against its manifest: hash, records, bytes, key against its own members. Returns the number of
- * problems. */
+/* Checks one file against its manifest: hash, records, bytes, key against its own members, and its lines against the
+ * kind of its records (schema.h). Returns the number of problems. */
 int provenance_check(const char *file, struct buf *problems);
+
+/* Files STEM_shardKKofNN.EXT that lie together, of two runs: those of the older one, by the files that read them, else
+ * by date. Returns the number of problems. */
+int provenance_check_shards(const struct provenance *p, struct buf *problems);
 
 /* Sentences about manifests that could not be indexed. */
 int provenance_problems(const struct provenance *p, struct buf *problems);
