@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -12,6 +13,7 @@
 #include "io/journal.h"
 #include "io/provenance.h"
 #include "io/schema.h"
+#include "io/wandb.h"
 #include "model/dual.h"
 #include "model/model.h"
 #include "tools/tool.h"
@@ -160,7 +162,102 @@ static int check_folder(const char *dir, bool covered, struct buf *problems)
     return bad + (n < 0 ? 1 : n);
 }
 
-/* Model folders below dir that our programs made, and journals. */
+/* ---- runs for W&B ---- */
+
+/* The run file in a folder; NULL: there is none. Caller frees. */
+static char *run_file(const char *dir)
+{
+    DIR *d = opendir(dir);
+    char *found = NULL;
+    for (struct dirent *f; d && !found && (f = readdir(d));)
+        if (path_ends_with(f->d_name, ".wandb"))
+            found = path_join(dir, f->d_name);
+    if (d)
+        closedir(d);
+    return found;
+}
+
+/* offline-run-YYYYMMDD_HHMMSS-ID: `wandb sync` reads the date out of the name. */
+static bool is_run_folder_name(const char *name, const char *id)
+{
+    static const char form[] = "offline-run-00000000_000000-";
+    size_t n = sizeof form - 1;
+    for (size_t i = 0; i < n; i++)
+        if (form[i] == '0' ? name[i] < '0' || name[i] > '9' : name[i] != form[i])
+            return false;
+    return strcmp(name + n, id) == 0;
+}
+
+/* What the syncer needs beyond a whole run. */
+static int check_sync(const char *dir, const struct wandb_facts *facts, struct buf *problems)
+{
+    char *real = realpath(dir, NULL), *files = path_join(dir, "files");
+    int bad = 0;
+    if (real && !is_run_folder_name(path_base(real), facts->id)) {
+        buf_printf(problems, "%s: expected the name offline-run-YYYYMMDD_HHMMSS-%s, by which wandb sync finds it\n",
+                   dir, facts->id);
+        bad++;
+    }
+    if (has_file(dir, "wandb-metadata.json")) {
+        buf_printf(problems, "%s/wandb-metadata.json: belongs in files, here it makes wandb sync skip the run\n", dir);
+        bad++;
+    }
+    if (access(files, W_OK) != 0) {
+        buf_printf(problems, "%s: cannot be written, and wandb sync writes there\n", files);
+        bad++;
+    }
+    free(real);
+    free(files);
+    return bad;
+}
+
+/* listed: its manifest is among those that --all has found. */
+static int check_run(const char *dir, const char *file, bool listed, struct buf *problems)
+{
+    struct wandb_facts facts;
+    struct err e = { "" };
+    char *manifest = manifest_path(file);
+    int bad = !listed && file_exists(manifest) ? provenance_check(file, problems) : 0;
+    free(manifest);
+    if (wandb_check(dir, &facts, &e) < 0) {
+        buf_printf(problems, "%s\n", e.msg);
+        return bad + 1;
+    }
+    log_info("%s: run %s of project %s, %lld rows", dir, facts.name, facts.project, (long long)facts.history);
+    bad += check_sync(dir, &facts, problems);
+    wandb_facts_release(&facts);
+    return bad;
+}
+
+/* The runs below a folder that `report --wandb` wrote to; -1: it is none. */
+static int check_runs(const char *dir, struct buf *problems)
+{
+    char *below = path_join(dir, "wandb");
+    DIR *d = opendir(below);
+    int bad = -1;
+    for (struct dirent *f; d && (f = readdir(d));) {
+        char *path = path_join(below, f->d_name), *file = NULL;
+        if (f->d_name[0] != '.' && file_is_dir(path) && (file = run_file(path)))
+            bad = (bad < 0 ? 0 : bad) + check_run(path, file, false, problems);
+        free(file);
+        free(path);
+    }
+    if (d)
+        closedir(d);
+    free(below);
+    return bad;
+}
+
+/* A folder that the user named. */
+static int check_any_folder(const char *dir, struct buf *problems)
+{
+    char *file = run_file(dir);
+    int bad = file ? check_run(dir, file, false, problems) : check_runs(dir, problems);
+    free(file);
+    return bad >= 0 ? bad : check_folder(dir, false, problems);
+}
+
+/* Model folders below dir that our programs made, runs for W&B, and journals. */
 static int check_folders(const char *dir, int *checked, struct buf *problems)
 {
     int bad = 0;
@@ -171,6 +268,12 @@ static int check_folders(const char *dir, int *checked, struct buf *problems)
     DIR *d = opendir(dir);
     if (!d)
         return 0;
+    char *run = run_file(dir);
+    if (run) {
+        bad += check_run(dir, run, true, problems);
+        ++*checked;
+    }
+    free(run);
     for (struct dirent *f; (f = readdir(d));) {
         char *path = path_join(dir, f->d_name);
         if (f->d_name[0] != '.' && f->d_type != DT_LNK && file_is_dir(path)) {
@@ -281,7 +384,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     for (int i = 0; i < nfiles; i++, checked++) {
         bool folder = file_is_dir(files[i]);
         bool journal = path_ends_with(files[i], ".journal");
-        int own = folder    ? check_folder(files[i], false, &problems)
+        int own = folder    ? check_any_folder(files[i], &problems)
                   : journal ? journal_check(files[i], &problems)
                             : provenance_check(files[i], &problems);
         if (o.trace && own == 0 && !journal && (!folder || has_file(files[i], "run.json"))) {

@@ -35,8 +35,9 @@ void provenance_add_tree(struct provenance *p, const char *dir);
 void provenance_add_log(struct provenance *p);
 void provenance_add_around(struct provenance *p, const char *file);
 
-/* The run that made these bytes; runs that passed them on unchanged are not it. NULL: none known. */
-const struct provenance_entry *provenance_find(const struct provenance *p, const char *output_hash);
+/* The run that made these bytes; runs that passed them on unchanged are not it. piped: of several, one that wrote to a
+ * pipe. NULL: none known. */
+const struct provenance_entry *provenance_find(const struct provenance *p, const char *output_hash, bool piped);
 size_t provenance_count(const struct provenance *p);
 const struct provenance_entry *provenance_at(const struct provenance *p, size_t i);
 
