@@ -188,7 +188,7 @@ static bool take_left_folder(struct walk *w, const char *path)
         free(owner);
         return true;
     }
-    if (!path_ends_with(path, ".part") && !path_ends_with(path, ".old"))
+    if (!path_ends_with(path, ".part"))
         return false;
     add_tree(w, path, "part");
     return true;
