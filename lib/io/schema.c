@@ -130,10 +130,17 @@ static const struct schema_field result[] = {
 };
 
 static const struct schema_field reference_result[] = {
-    { "source_id", STRING, SCHEMA_KEY },        { "prediction", STRING, SCHEMA_KEY },
-    { "thinking", STRING, SCHEMA_KEY },         { "num_tokens", INTEGER, SCHEMA_KEY },
-    { "think_tokens", INTEGER, SCHEMA_KEY },    { "is_correct", BOOLEAN, SCHEMA_KEY },
+    { "source_id", STRING, SCHEMA_KEY },
+    { "prediction", STRING, SCHEMA_KEY },
+    { "thinking", STRING, SCHEMA_KEY },
+    { "num_tokens", INTEGER, SCHEMA_KEY },
+    { "think_tokens", INTEGER, SCHEMA_KEY },
+    { "is_correct", BOOLEAN, SCHEMA_KEY },
     { "extracted", STRING | NONE, SCHEMA_KEY },
+    { "num_latent_ids", INTEGER, SCHEMA_MAY },
+    { "num_visible_ids", INTEGER, SCHEMA_MAY },
+    { "raw_token_ids_head", SCHEMA_ARRAY, SCHEMA_MAY },
+    { "raw_ids_around_think_end", SCHEMA_OBJECT, SCHEMA_MAY },
 };
 
 static const struct schema_field reference_summary[] = {
