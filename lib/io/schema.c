@@ -109,6 +109,13 @@ static const struct schema_field conversation[] = {
 static const struct schema_field labelled_words[] = {
     { "words", SCHEMA_STRINGS, SCHEMA_KEY },
     { "labels", SCHEMA_INTEGERS, SCHEMA_KEY },
+    { "metadata", SCHEMA_OBJECT, SCHEMA_OWN },
+    { "metadata.benchmark", STRING | NONE, SCHEMA_MAY },
+    { "metadata.method", STRING, SCHEMA_OWN },
+    { "metadata.source_id", STRING, SCHEMA_OWN },
+    { "metadata.compression_ratio", NUMBER, SCHEMA_OWN },
+    { "metadata.question_source_id", STRING | NONE, SCHEMA_MAY },
+    { "metadata.sample_index", INTEGER | NONE, SCHEMA_MAY },
 };
 
 static const struct schema_field labelled_ids[] = {
@@ -205,7 +212,7 @@ static const struct schema_field log_eval[] = {
 /* In the order in which a line is recognised. */
 static const struct schema_kind kinds[] = {
     { "conversation", "TRAINING ROWS", "prepare", { "messages" }, FIELDS(conversation) },
-    { "row of labelled words", "LABELLED WORDS", NULL, { "words", "labels" }, FIELDS(labelled_words) },
+    { "row of labelled words", "LABELLED WORDS", "prepare", { "words", "labels" }, FIELDS(labelled_words) },
     { "row of labelled tokens", "LABELLED TOKENS", NULL, { "ids", "labels" }, FIELDS(labelled_ids) },
     { "score", "SCORES", "score", { "skipped" }, FIELDS(score) },
     { "compressed sample", "COMPRESSED SAMPLES", "compress", { "compressed_reasoning" }, FIELDS(compressed) },
@@ -317,7 +324,8 @@ static bool has_type(struct json v, unsigned types)
 struct check {
     const char *file;
     const struct schema_kind *kind; /* of the file; NULL: not known yet */
-    bool own, compat;               /* the program that writes this kind wrote it; with --compat */
+    const char *program;            /* that wrote the file, if it writes certain kinds; NULL: any kind may be there */
+    bool compat;                    /* with --compat */
     uint64_t lines;
     struct buf *problems;
     int n;
@@ -355,11 +363,11 @@ static bool needed(const struct check *c, const struct rec *r, enum schema_need 
     case SCHEMA_KEY:
         return true;
     case SCHEMA_OWN:
-        return c->own;
+        return c->program != NULL;
     case SCHEMA_NEW:
-        return c->own && !c->compat;
+        return c->program && !c->compat;
     case SCHEMA_SCORED:
-        return c->own && !(rec_get(r, "skipped", &skipped) && json_kind(skipped) == JSON_TRUE);
+        return c->program && !(rec_get(r, "skipped", &skipped) && json_kind(skipped) == JSON_TRUE);
     default:
         return false;
     }
@@ -412,13 +420,31 @@ static bool is_marked(const struct schema_kind *k, const struct rec *r)
     return true;
 }
 
-/* The kind of the line; the file's own comes first: records may carry keys of other kinds along. NULL: unknown. */
+static bool is_of(const struct schema_kind *k, const char *program)
+{
+    return k->program && program && strcmp(k->program, program) == 0;
+}
+
+/* The kind of the line; the file's own and the program's come first: records may carry keys of other kinds along. NULL:
+ * unknown. */
 static const struct schema_kind *recognise(const struct check *c, const struct rec *r)
 {
     if (c->kind && is_marked(c->kind, r))
         return c->kind;
+    for (int any = 0; any < 2; any++)
+        for (size_t i = 0; i < KINDS; i++)
+            if ((any || is_of(&kinds[i], c->program)) && is_marked(&kinds[i], r))
+                return &kinds[i];
+    return NULL;
+}
+
+/* What a program writes; of several kinds the first line says which. */
+static const struct schema_kind *kind_of_file(const struct check *c, const struct schema_kind *first)
+{
+    if (!c->program || (first && is_of(first, c->program)))
+        return first;
     for (size_t i = 0; i < KINDS; i++)
-        if (is_marked(&kinds[i], r))
+        if (is_of(&kinds[i], c->program))
             return &kinds[i];
     return NULL;
 }
@@ -436,7 +462,7 @@ static bool check_line(struct check *c, const struct rec *r)
 {
     const struct schema_kind *k = recognise(c, r);
     if (!c->kind)
-        c->kind = k;
+        c->kind = kind_of_file(c, k);
     if (!c->kind)
         return false;
     if (!k || mix(c->kind, k)) {
@@ -480,7 +506,7 @@ static int check_lines(struct check *c)
         return 0; /* whoever hashes it says so */
     while ((rc = rec_read(in, &r, &e)) != 0 && rc != -1) {
         c->lines++;
-        if (rc == REC_BAD && !c->kind)
+        if (rc == REC_BAD && !c->kind && !c->program)
             break;
         if (rc == REC_BAD) {
             if (c->n++ < SAID)
@@ -508,11 +534,8 @@ int schema_check(const char *file, const struct manifest *m, struct buf *problem
         c.compat = m->options && json_parse(&options, m->options, strlen(m->options), NULL) == 0 &&
                    json_get(options, "compat", &v) && json_kind(v) == JSON_TRUE;
         for (size_t i = 0; i < KINDS; i++)
-            if (kinds[i].program && strcmp(kinds[i].program, m->program) == 0)
-                c.kind = &kinds[i];
-        if (c.kind && c.kind->field == result && c.compat)
-            c.kind = NULL; /* the reference's */
-        c.own = c.kind != NULL;
+            if (is_of(&kinds[i], m->program) && !(kinds[i].field == result && c.compat)) /* the reference's */
+                c.program = m->program;
     }
     if (check_lines(&c) && m)
         check_counts(&c, m);

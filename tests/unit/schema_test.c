@@ -121,6 +121,8 @@ static void questions(void **state)
                         "F line 2: source_id: expected string, found 5\n"
                         "F line 2: question: expected string, found null\n"
                         "F line 2: gold_answer: expected string, found nothing\n");
+    assert_string_equal(check("[]\n" Q, "dataset", "{}", "{}"), "F:1: expected an object in {}, found []\n");
+    assert_string_equal(check("[]\n" Q, NULL, NULL, NULL), "");
     assert_string_equal(check("\n" Q "\n[]\n", "dataset", "{}", "{}"), "F:4: expected an object in {}, found []\n");
     assert_string_equal(check(Q "{\"messages\": []}\n", "dataset", "{}", "{}"),
                         "F line 2: expected a question, found a conversation\n");
@@ -189,6 +191,16 @@ static void rows(void **state)
                         "F line 2: labels: expected integers, found [0.5]\n"
                         "F line 3: words: expected strings, found [1]\n");
     assert_string_equal(check("{\"ids\": [1, 2], \"labels\": [-100, 2]}\n", NULL, NULL, NULL), "");
+    /* prepare's other kind, and lines of both in one file */
+    const char *labels = "{\"words\": [\"a\"], \"labels\": [0], \"metadata\": {\"method\": \"labels\", \"source_id\": "
+                         "\"a\", \"compression_ratio\": 0.5}}\n";
+    assert_string_equal(check(labels, "prepare", "{}", "{\"rows\": 1}"), "");
+    struct buf both = BUF_INIT;
+    buf_printf(&both, "%s%s", labels, good);
+    assert_string_equal(check(both.s, "prepare", "{}", "{}"),
+                        "F line 2: expected a row of labelled words, found a conversation\n");
+    buf_release(&both);
+    assert_string_equal(check("{\"words\": [\"a\"], \"labels\": [0]}\n", NULL, NULL, NULL), "");
 }
 
 static void scores_and_logs(void **state)
