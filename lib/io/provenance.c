@@ -245,12 +245,6 @@ static int count_content(const char *file, int64_t *records, int64_t *bytes, cha
     return rc;
 }
 
-/* Records are lines but for W&B's log. */
-static bool is_lines(const char *file)
-{
-    return !path_ends_with(file, ".wandb");
-}
-
 static int check_input_shards(const char *file, const struct manifest *m, struct buf *problems);
 
 int provenance_check(const char *file, struct buf *problems)
@@ -274,7 +268,7 @@ int provenance_check(const char *file, struct buf *problems)
             buf_printf(problems, "%s: content hash is %s, its manifest says %s: it was changed after it was made\n",
                        file, hex, m.output);
             bad++;
-        } else if ((records != m.records && is_lines(file)) || bytes != m.bytes) {
+        } else if (records != m.records || bytes != m.bytes) {
             buf_printf(problems, "%s: %lld records in %lld bytes, its manifest says %lld in %lld\n", file,
                        (long long)records, (long long)bytes, (long long)m.records, (long long)m.bytes);
             bad++;
