@@ -11,23 +11,28 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/folder.h"
+#include "model/dual.h"
 #include "model/locate.h"
 #include "tools/tool.h"
+#include "train/identity.h"
 #include "train/memory.h"
 #include "train/output.h"
+#include "train/peak.h"
 #include "train/run.h"
 
 static struct {
-    const char *model, *init, *tokenizer, *adapter, *preset, *method, *targets, *scheduler, *pieces, *dtype, *memory;
+    const char *model, *init, *tokenizer, *adapter, *preset, *method, *targets, *scheduler, *pieces, *dtype, *memory,
+        *train_rows;
     int64_t rank, batch_rows, batch_tokens, accumulate, pass_tokens, max_length, max_steps, eval_every, save_every,
         limit, show;
     double alpha, dropout, lr, epochs, warmup, decay, max_norm, eval_ratio;
-    bool rslora, raw, cut_middle, recompute;
+    bool rslora, raw, cut_middle, latent_only, recompute;
 } o = { .method = "lora",
         .targets = "all-linear",
         .scheduler = "cosine",
         .pieces = "every",
         .dtype = "auto",
+        .train_rows = "none",
         .rank = 8,
         .alpha = 16,
         .batch_rows = 8,
@@ -56,6 +61,8 @@ static const struct opt opts[] = {
     OPT_ROW_STRING("lora-targets", 0, &o.targets, "NAMES", "all-linear, or names: q_proj,k_proj,v_proj,o_proj",
                    OPT_RESULT),
     OPT_ROW_FLAG("rslora", 0, &o.rslora, "adapters count alpha / sqrt(rank)", OPT_RESULT),
+    OPT_ROW_CHOICE("train-rows", 0, &o.train_rows, "none|latent",
+                   "dual models: latent rows of embedding and head learn beside the adapters", OPT_RESULT),
     OPT_ROW_STRING("adapter", 0, &o.adapter, "DIR", "go on from this adapter", OPT_RUN),
     OPT_ROW_CHOICE("dtype", 0, &o.dtype, "auto|float32|bfloat16", "of the weights that are written; auto: the base's",
                    OPT_RESULT),
@@ -63,6 +70,7 @@ static const struct opt opts[] = {
     OPT_ROW_INT("limit", 'n', &o.limit, "N", "only the first N rows; -1: all", OPT_RESULT, -1, 1e15),
     OPT_ROW_INT("max-length", 0, &o.max_length, "N", "rows of more tokens are dropped", OPT_RESULT, 2, 1e8),
     OPT_ROW_FLAG("cut-middle", 0, &o.cut_middle, "or lose the middle of their reasoning", OPT_RESULT),
+    OPT_ROW_FLAG("latent-only", 0, &o.latent_only, "dual models: only latent ids are learnt", OPT_RESULT),
     OPT_ROW_FLAG("raw-text", 0, &o.raw, "question, blank, answer, without the chat template", OPT_RESULT),
     OPT_ROW_CHOICE("label-pieces", 0, &o.pieces, "every|first", "words: which of its pieces have a word's label",
                    OPT_RESULT),
@@ -137,6 +145,8 @@ static int check(struct err *e)
         return tool_misuse(e, "--init: there is nothing that adapters could be added to: --method full");
     if (o.adapter && strcmp(o.method, "lora") != 0)
         return tool_misuse(e, "--adapter is for --method lora");
+    if (strcmp(o.train_rows, "none") != 0 && strcmp(o.method, "lora") != 0)
+        return tool_misuse(e, "--train-rows is for --method lora: full trains every row");
     if (o.epochs <= 0 && o.max_steps == 0)
         return tool_misuse(e, "--epochs 0: nothing would be trained");
     if (o.init)
@@ -248,6 +258,43 @@ static int already_there(struct train *t, int nfiles, char **files, struct err *
 
 /* ---- rows ---- */
 
+/* Latent rows can only be trained apart where there are some, at the end of the model's matrices. */
+static int check_dual(const struct train *t, struct err *e)
+{
+    const struct dual *v = rows_dual(t->rows);
+    if (strcmp(o.train_rows, "latent") != 0)
+        return 0;
+    if (!v)
+        return err_set(e,
+                       "%s is no dual model: --train-rows latent has no rows to train (latent-dualize(1) makes them)",
+                       t->place.name);
+    const struct dual_meta *m = dual_meta(v);
+    if (m->visible + m->latent != t->config.vocab)
+        return err_set(e, "%s: latent ids end at %d, the model's matrices have %d rows", t->place.name,
+                       m->visible + m->latent - 1, t->config.vocab);
+    return 0;
+}
+
+static uint64_t rows_left_out(const struct rows *r)
+{
+    return r->dropped + r->endless + r->visible;
+}
+
+static void say_counts(const struct rows *r, int max_length)
+{
+    if (r->dropped)
+        log_warn("%llu rows are longer than %d tokens and are dropped", (unsigned long long)r->dropped, max_length);
+    if (r->cut)
+        log_info("%llu rows lost the middle of their reasoning", (unsigned long long)r->cut);
+    if (r->endless)
+        log_warn("%llu rows think without an end and are dropped", (unsigned long long)r->endless);
+    if (r->visible)
+        log_warn("%llu rows have no latent id to learn and are dropped", (unsigned long long)r->visible);
+    if (r->stayed)
+        log_warn("%llu of %llu tokens of thinking have no latent id and stay visible", (unsigned long long)r->stayed,
+                 (unsigned long long)(r->stayed + r->latent));
+}
+
 static int read_rows(struct train *t, int nfiles, char **files, struct err *e)
 {
     struct rec r;
@@ -257,9 +304,11 @@ static int read_rows(struct train *t, int nfiles, char **files, struct err *e)
                               .config = &t->config,
                               .max_length = o.max_length < most ? (int)o.max_length : most,
                               .cut_middle = o.cut_middle,
+                              .latent_only = o.latent_only,
                               .first_piece = strcmp(o.pieces, "first") == 0,
                               .raw = o.raw };
-    if (rows_open(&t->rows, &spec, e) < 0 || rec_open(&t->in, (const char *const *)files, nfiles, e) < 0)
+    if (rows_open(&t->rows, &spec, e) < 0 || check_dual(t, e) < 0 ||
+        rec_open(&t->in, (const char *const *)files, nfiles, e) < 0)
         return -1;
     while ((got = rec_read(t->in, &r, e)) != 0) {
         if (got == -1 || (got == REC_BAD && !common.keep_going))
@@ -278,11 +327,10 @@ static int read_rows(struct train *t, int nfiles, char **files, struct err *e)
     for (int i = 0; i < rec_inputs(t->in); i++)
         manifest_add_input(&t->manifest, rec_input_name(t->in, i), "", rec_input_hash(t->in, i));
     hash_hex(manifest_key(&t->manifest, true), t->manifest.key);
-    if (t->rows->dropped)
-        log_warn("%llu rows are longer than %d tokens and are dropped", (unsigned long long)t->rows->dropped,
-                 spec.max_length);
-    if (t->rows->cut)
-        log_info("%llu rows lost the middle of their reasoning", (unsigned long long)t->rows->cut);
+    say_counts(t->rows, spec.max_length);
+    if (t->rows->n == 0 && rows_left_out(t->rows) > 0)
+        return err_set(e, "all %llu rows were dropped: there is nothing to train on",
+                       (unsigned long long)rows_left_out(t->rows));
     return stage_check_input(t->in, common.require_provenance, e);
 }
 
@@ -318,6 +366,9 @@ static int open_trainable(struct train *t, struct err *e)
     };
     struct trainable_options to = { .lora = is_lora() ? &t->lora : NULL,
                                     .adapter = o.adapter,
+                                    .rows_from = strcmp(o.train_rows, "latent") == 0
+                                                     ? dual_meta(rows_dual(t->rows))->visible
+                                                     : 0,
                                     .seed = (uint64_t)common.seed,
                                     .max_rows = rows,
                                     .recompute = o.recompute };
@@ -336,16 +387,40 @@ static int open_trainable(struct train *t, struct err *e)
                : 0;
 }
 
-/* Logits of the first rows as they were trained. */
+/* A dual model of full copies whose rows are frozen: what that means is said, and that it is so is tested. */
+static int say_identity(struct train *t, struct err *e)
+{
+    const struct dual *v = rows_dual(t->rows);
+    const uint32_t *list;
+    struct identity i;
+    if (!v || !is_lora() || strcmp(o.train_rows, "none") != 0 || strcmp(dual_meta(v)->mode, "full_copy") != 0)
+        return 0;
+    batches_step(t->batches, 0, &list);
+    if (train_identity(t->t, v, &t->rows->row[list[0]], &i, e) < 0)
+        return -1;
+    if (fabs(identity_gap(&i)) <= IDENTITY_TOLERANCE)
+        log_info(
+            "latent rows are copies and stay so: the loss of this model (%.6f) is the standard model's (%.6f) plus "
+            "ln 2 (off by %.1e), and it learns what that would learn; --train-rows latent makes it another",
+            i.dual, i.standard, identity_gap(&i));
+    else
+        log_warn("latent rows are no copies of the visible ones: the loss of this model (%.6f) is not the standard "
+                 "model's (%.6f) plus ln 2; they were trained before, or made another way",
+                 i.dual, i.standard);
+    return 0;
+}
+
+/* Logits of rows of the first step, for which memory was made, as they were trained. */
 static int take_probe(struct train *t, struct err *e)
 {
-    const struct batches *b = t->batches;
-    pass_fill(&t->probe, t->rows, b->train, b->ntrain > 4 ? 4 : b->ntrain,
-              t->rows->row[b->train[0]].n); /* one row, or more while they are short */
+    const uint32_t *list;
+    uint32_t n = batches_step(t->batches, 0, &list);
+    pass_fill(&t->probe, t->rows, list, n > 4 ? 4 : n,
+              t->rows->row[list[0]].n); /* one row, or more while they are short */
     int width = t->config.encoder ? t->config.labels : t->config.vocab;
     t->nprobe = t->probe.b.rows < 128 ? t->probe.b.rows : 128;
     t->logits = xreallocarray(NULL, (size_t)t->nprobe * (size_t)width, sizeof *t->logits);
-    return trainable_logits(t->t, &t->probe.b, t->nprobe, t->logits, e);
+    return trainable_logits(t->t, &t->probe.b, 0, t->nprobe, t->logits, e);
 }
 
 /* ---- the output ---- */
@@ -398,6 +473,10 @@ static void put_counts(struct train *t, const struct run_result *r, const struct
     buf_printf(&b, "\"fingerprint\": \"%s\", \"rows\": %u, \"eval_rows\": %u, \"dropped\": %llu, \"cut\": %llu, ",
                fingerprint, t->batches->ntrain, t->batches->neval, (unsigned long long)t->rows->dropped,
                (unsigned long long)t->rows->cut);
+    if (rows_dual(t->rows))
+        buf_printf(&b, "\"endless\": %llu, \"visible\": %llu, \"latent_tokens\": %llu, \"stayed_tokens\": %llu, ",
+                   (unsigned long long)t->rows->endless, (unsigned long long)t->rows->visible,
+                   (unsigned long long)t->rows->latent, (unsigned long long)t->rows->stayed);
     buf_printf(&b, "\"rejected\": %lld, \"steps\": %lld, \"tokens\": %lld, \"loss\": ", (long long)t->rejected,
                (long long)t->batches->steps, (long long)r->tokens);
     json_put_double(&b, r->loss);
@@ -478,10 +557,11 @@ static int train(struct train *t, struct checkpoint *c, struct err *e)
                               .save_every = o.save_every,
                               .eval_every = o.eval_every,
                               .stop = stage_interrupted,
+                              .peak = strncmp(t->d->name, "cpu", 3) == 0 ? peak_flops((int)common.threads) : 0,
                               .width = widest(&t->config) };
     struct run_result result;
-    if (open_trainable(t, e) < 0 || train_run(t->t, &t->opt, t->batches, c, &ro, &result, e) < 0 ||
-        write_output(t, c, &result, e) < 0)
+    if (open_trainable(t, e) < 0 || say_identity(t, e) < 0 ||
+        train_run(t->t, &t->opt, t->batches, c, &ro, &result, e) < 0 || write_output(t, c, &result, e) < 0)
         return -1;
     log_info("%s: %lld steps, loss %.4f, %lld tokens, %.0f tokens/s", common.output, (long long)t->batches->steps,
              result.loss, (long long)result.tokens, result.seconds > 0 ? (double)result.tokens / result.seconds : 0);
@@ -521,7 +601,7 @@ static int run_rows(struct train *t, struct err *e)
     int rc = checkpoint_open(&c, dir, e);
     if (rc == 0) {
         rc = train(t, c, e);
-        checkpoint_close(c, rc == 0);
+        checkpoint_close(c, rc == 0 || c->step == 0); /* nothing was saved: nothing stays */
     }
     free(dir);
     return rc;

@@ -41,6 +41,12 @@ struct kept {
     struct tensor *a;
 };
 
+/* The last rows of embedding or head learn beside the adapters: the matrix in two, what stays and what learns. */
+struct split {
+    struct param *param;       /* F32 [rows that learn, hidden]; NULL: not split */
+    struct weight *base, *own; /* the checkpoint's rows before them; those of the parameter */
+};
+
 struct trainable {
     struct model *m;
     struct trainable_options o;
@@ -52,14 +58,17 @@ struct trainable {
     struct tensor *embed, *head, *head_b, *norm, *norm_b, *positions, *types; /* gradients; NULL: frozen */
     struct branch **branch;                                                   /* all of them */
     size_t nbranches;
+    struct split split_embed, split_head; /* split_head: only of an untied head */
     /* scratch */
     struct kept *kept; /* [layers], or one with recompute */
     struct tensor **x; /* [layers + 1] residual stream into each layer, and out of the last */
     struct tensor *xn, *act, *dx, *dxn, *dqkv, *dup, *dact, *datt;
     struct tensor *ids, *table_row, *begin, *zeros;
     struct tensor *index, *target, *pick, *hn, *dpick, *dhn, *logits, *loss;
-    uint64_t dropout_first; /* of the pass that runs */
-    bool evaluating;        /* the pass that runs drops nothing */
+    struct tensor *base_logits, *own_logits; /* split: the two parts of logits, F32 [head_rows, ...] */
+    struct tensor *part_ids, *part_at;       /* split: rows of a pass that one part embeds, I32 [max_rows] */
+    uint64_t dropout_first;                  /* of the pass that runs */
+    bool evaluating;                         /* the pass that runs drops nothing */
 };
 
 /* ---- params.c ---- */
@@ -80,7 +89,22 @@ void branch_collect(struct trainable *t, struct branch *b); /* gradients of the 
 void branch_zero(struct trainable *t, struct branch *b);
 int lora_load(struct trainable *t, const char *dir, struct err *e);
 
-/* ---- walk.c, walk_encoder.c ---- */
+/* ---- split.c ---- */
+static inline bool is_split(const struct trainable *t)
+{
+    return t->split_embed.param != NULL;
+}
+int params_rows(struct trainable *t, struct err *e);
+void split_close(struct trainable *t);
+void split_refresh(struct trainable *t);
+void split_embed(struct trainable *t, const struct train_batch *b);
+void split_embed_backward(struct trainable *t, const struct train_batch *b);
+void split_logits(struct trainable *t, int n);          /* logits of hn */
+void split_logits_backward(struct trainable *t, int n); /* dhn from the gradient that lies in logits */
+/* The rows that learn, over those of a tensor of the checkpoint that was read; other tensors stay. */
+int split_overlay(struct trainable *t, const char *name, float *values, struct err *e);
+
+/* ---- walk.c ---- */
 void decoder_layer_forward(struct trainable *t, int layer, const struct train_batch *b, struct kept *k);
 void decoder_layer_backward(struct trainable *t, int layer, const struct train_batch *b, struct kept *k);
 void encoder_embed(struct trainable *t, const struct train_batch *b);

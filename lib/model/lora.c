@@ -194,11 +194,13 @@ static int make_branch(struct trainable *t, const struct plan_item *it, struct b
     return 0;
 }
 
-int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all, int64_t *ranks)
+void trainable_count(struct model *m, const struct trainable_options *o, struct trainable_counts *out)
 {
-    int64_t n = 0;
+    const struct lora_options *lora = o->lora;
     struct plan p;
-    *all = *ranks = 0;
+    *out = (struct trainable_counts){ .all = 0 };
+    if (o->rows_from)
+        out->rows = (m->c.vocab - o->rows_from) * (int64_t)m->c.hidden * (m->c.tied ? 1 : 2);
     plan_make(&p, m);
     for (size_t i = 0; i < p.n; i++) {
         const struct plan_item *it = &p.item[i];
@@ -209,17 +211,16 @@ int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_
             char module[128];
             snprintf(module, sizeof module, "%.*s", (int)(strlen(it->part[k].name) - strlen(".weight")),
                      it->part[k].name);
-            *all += size;
+            out->all += size;
             if (!lora) {
-                n += size;
+                out->trained += size;
             } else if (layer && is_target(lora->targets ? lora->targets : "all-linear", module)) {
-                n += lora->rank * (it->cols + it->part[k].rows);
-                *ranks += lora->rank;
+                out->trained += lora->rank * (it->cols + it->part[k].rows);
+                out->ranks += lora->rank;
             }
         }
     }
     plan_release(&p);
-    return n;
 }
 
 static struct branch **place_of(struct trainable *t, struct weight *const *slot)
@@ -250,7 +251,7 @@ int lora_load(struct trainable *t, const char *dir, struct err *e)
         const struct st_tensor *s = safetensors_find(st, p->part[0].name);
         if (!s || s->rank != 2 || s->shape[0] != p->rows || s->shape[1] != p->cols) {
             rc = err_set(
-                e, "%s: tensor %s must be there as [%lld, %lld]: the adapter is of another model, or rank, or target",
+                e, "%s: tensor %s must be there as [%lld, %lld]: the adapter is of another model, rank, target or rows",
                 path, p->part[0].name, (long long)p->rows, (long long)p->cols);
             break;
         }
@@ -278,6 +279,8 @@ int params_lora(struct trainable *t, struct err *e)
     plan_release(&p);
     if (rc == 0 && t->nbranches == 0)
         rc = err_set(e, "no matrix of this model is named by the targets %s", t->targets);
+    if (rc == 0 && t->o.rows_from)
+        rc = params_rows(t, e);
     if (rc == 0 && t->o.adapter)
         rc = lora_load(t, t->o.adapter, e);
     return rc;

@@ -157,6 +157,7 @@ void trainable_close(struct trainable *t)
     for (size_t i = 0; i < t->nbranches; i++)
         branch_free(t, t->branch[i]);
     free(t->branch);
+    split_close(t);
     struct tensor *v[] = { t->xn,   t->act, t->dx,        t->dxn,   t->dqkv,   t->dup,   t->dact,
                            t->datt, t->ids, t->table_row, t->begin, t->zeros,  t->index, t->target,
                            t->pick, t->hn,  t->dpick,     t->dhn,   t->logits, t->loss };
@@ -212,6 +213,7 @@ void trainable_refresh(struct trainable *t)
     struct device *d = m->d;
     for (size_t i = 0; i < t->nbranches; i++)
         branch_refresh(t, t->branch[i]);
+    split_refresh(t);
     if (t->o.lora)
         return;
     struct plan p;
@@ -257,10 +259,45 @@ static void forward(struct trainable *t, const struct train_batch *b)
     struct model *m = t->m;
     if (m->c.encoder)
         encoder_embed(t, b);
+    else if (is_split(t))
+        split_embed(t, b);
     else
         m->d->embed(m->d, t->x[0], m->embed, t->ids, b->rows);
     for (int i = 0; i < m->c.layers; i++)
         (m->c.encoder ? encoder_layer_forward : decoder_layer_forward)(t, i, b, kept_of(t, i));
+}
+
+/* What the head sees of the rows that were picked. */
+static void pick_to_hn(struct trainable *t, int n)
+{
+    struct model *m = t->m;
+    if (m->c.encoder)
+        m->d->copy(m->d, t->hn, t->pick, (int64_t)n * m->c.hidden);
+    else
+        m->d->rmsnorm(m->d, t->hn, t->pick, m->norm, m->c.eps, n, m->c.hidden);
+}
+
+/* Logits of the first n rows of hn. */
+static void logits(struct trainable *t, int n)
+{
+    if (is_split(t))
+        split_logits(t, n);
+    else
+        t->m->d->linear(t->m->d, t->logits, t->hn, t->m->head, t->m->head_b, n, false);
+}
+
+/* dhn from the gradient of the logits; the head's grows. */
+static void logits_backward(struct trainable *t, int n)
+{
+    struct model *m = t->m;
+    struct tensor *dw = m->c.tied ? t->embed : t->head;
+    if (is_split(t)) {
+        split_logits_backward(t, n);
+        return;
+    }
+    m->d->linear_dx(m->d, t->dhn, t->logits, m->head, n, false);
+    if (dw)
+        m->d->linear_dw(m->d, dw, t->head_b, t->logits, t->hn, n, m->c.encoder ? m->c.labels : m->c.vocab, m->c.hidden);
 }
 
 /* Rows index[0..n) of the last residual stream through norm, head and loss; and back into dx. */
@@ -276,11 +313,8 @@ static int head_chunk(struct trainable *t, const int32_t *index, const int32_t *
     d->tensor_write(d, t->index, 0, index, (size_t)n);
     d->tensor_write(d, t->target, 0, target, (size_t)n);
     d->gather_rows(d, t->pick, last, t->index, n, c->hidden);
-    if (c->encoder)
-        d->copy(d, t->hn, t->pick, (int64_t)n * c->hidden);
-    else
-        d->rmsnorm(d, t->hn, t->pick, m->norm, c->eps, n, c->hidden);
-    d->linear(d, t->logits, t->hn, m->head, m->head_b, n, false);
+    pick_to_hn(t, n);
+    logits(t, n);
     d->cross_entropy(d, t->loss, t->logits, t->target, scale, n, out);
     int rc = d->tensor_read(d, t->loss, 0, each, (size_t)n, e);
     for (int i = 0; rc == 0 && i < n; i++)
@@ -288,10 +322,7 @@ static int head_chunk(struct trainable *t, const int32_t *index, const int32_t *
     free(each);
     if (rc < 0 || scale == 0)
         return rc;
-    d->linear_dx(d, t->dhn, t->logits, m->head, n, false);
-    struct tensor *dw = c->tied ? t->embed : t->head;
-    if (dw)
-        d->linear_dw(d, dw, t->head_b, t->logits, t->hn, n, out, c->hidden);
+    logits_backward(t, n);
     if (c->encoder) {
         d->scatter_rows(d, t->dx, t->dhn, t->index, n, c->hidden);
     } else {
@@ -333,6 +364,8 @@ static void backward(struct trainable *t, const struct train_batch *b)
     }
     if (m->c.encoder)
         encoder_embed_backward(t, b);
+    else if (is_split(t))
+        split_embed_backward(t, b);
     else if (t->embed)
         m->d->embed_backward(m->d, t->embed, t->dx, t->ids, b->rows, m->c.hidden);
 }
@@ -358,23 +391,47 @@ int trainable_pass(struct trainable *t, const struct train_batch *b, float scale
     return t->m->d->sync(t->m->d, e);
 }
 
-int trainable_logits(struct trainable *t, const struct train_batch *b, int n, float *logits, struct err *e)
+int trainable_logits(struct trainable *t, const struct train_batch *b, int first, int n, float *out, struct err *e)
 {
     struct model *m = t->m;
     struct device *d = m->d;
-    int out = m->c.encoder ? m->c.labels : m->c.vocab;
-    if (b->rows > t->o.max_rows || n > t->o.head_rows || n > b->rows)
+    int width = m->c.encoder ? m->c.labels : m->c.vocab;
+    if (b->rows > t->o.max_rows || n > t->o.head_rows || n > b->rows - first)
         return err_set(e, "a batch of %d tokens and %d logits is larger than memory was made for", b->rows, n);
     t->evaluating = true;
     if (write_batch(t, b, e) < 0)
         return -1;
     forward(t, b);
-    if (m->c.encoder)
-        d->copy(d, t->hn, t->x[m->c.layers], (int64_t)n * m->c.hidden);
-    else
-        d->rmsnorm(d, t->hn, t->x[m->c.layers], m->norm, m->c.eps, n, m->c.hidden);
-    d->linear(d, t->logits, t->hn, m->head, m->head_b, n, false);
-    return d->tensor_read(d, t->logits, 0, logits, (size_t)n * (size_t)out, e);
+    int32_t *index = xcalloc((size_t)n + 1, sizeof *index);
+    for (int i = 0; i < n; i++)
+        index[i] = first + i;
+    d->tensor_write(d, t->index, 0, index, (size_t)n);
+    free(index);
+    d->gather_rows(d, t->pick, t->x[m->c.layers], t->index, n, m->c.hidden);
+    pick_to_hn(t, n);
+    logits(t, n);
+    return d->tensor_read(d, t->logits, 0, out, (size_t)n * (size_t)width, e);
+}
+
+double trainable_flops(const struct trainable *t, const struct train_batch *b)
+{
+    const struct model_config *c = &t->m->c;
+    double q = (double)c->heads * c->head_dim, hidden = c->hidden, ffn = c->ffn, pairs = 0, adapters = 0, heads = 0;
+    double layer = hidden * (double)qkv_width(c) + q * hidden + hidden * (double)up_width(c) + ffn * hidden;
+    for (int s = 0; s < b->nseq; s++) {
+        double n = b->begin[s + 1] - b->begin[s];
+        pairs += c->encoder ? n * n : n * (n + 1) / 2;
+    }
+    for (int i = 0; i < b->rows; i++)
+        heads += b->target[i] >= 0;
+    for (size_t i = 0; t->o.lora && i < t->nparams; i++)
+        adapters += (double)(t->param[i]->rows * t->param[i]->cols);
+    if (is_split(t)) /* rows of the embedding are not multiplied, those of the head only where there is a target */
+        adapters -= (double)t->split_embed.param->rows * hidden * (c->tied ? 1 : 2);
+    double head = hidden * (c->encoder ? c->labels : c->vocab);
+    double own = is_split(t) ? hidden * (double)t->split_embed.param->rows : 0;
+    return (t->o.lora ? 4 : 6) * (layer * c->layers * b->rows + head * heads) + 6 * adapters * b->rows +
+           2 * own * heads + 3 * 4 * pairs * q * c->layers;
 }
 
 /* ---- taking tensors out ---- */
@@ -446,5 +503,8 @@ int trainable_tensor(struct trainable *t, const char *name, bool merge, float **
     *n = (int64_t)s->elements;
     *values = xreallocarray(NULL, s->elements, sizeof **values);
     model_floats(*values, s, 0, s->elements);
-    return merge && s->rank == 2 ? add_branch(t, name, *values, s->shape[0], s->shape[1], e) : 0;
+    if (!merge || s->rank != 2)
+        return 0;
+    return add_branch(t, name, *values, s->shape[0], s->shape[1], e) < 0 || split_overlay(t, name, *values, e) < 0 ? -1
+                                                                                                                   : 0;
 }

@@ -15,8 +15,9 @@
  *
  * Full: every tensor of the checkpoint is a parameter, kept in F32 (master weights). LoRA (Hu et al. 2021): A [r, in]
  * and B [out, r] beside each targeted matrix, y = W x + (alpha / r) B A x; the matrices that share an input are
- * multiplied by one stacked A. Names are Hugging Face's and PEFT's. Facts: formats specification 7, pipelines
- * specification 4. */
+ * multiplied by one stacked A. Beside them the last rows of embedding and head may learn (latent ids of a dual model):
+ * parameters of their own, so that what stays has neither gradient nor moments. Names are Hugging Face's and PEFT's
+ * (rows: its trainable tokens). Facts: formats specification 7, pipelines specification 4. */
 #ifndef LATENT_MODEL_TRAIN_H
 #define LATENT_MODEL_TRAIN_H
 
@@ -38,6 +39,7 @@ struct lora_options {
 struct trainable_options {
     const struct lora_options *lora; /* NULL: full */
     const char *adapter;             /* folder with adapter_model.safetensors to start from, or NULL: fresh (B = 0) */
+    int32_t rows_from;               /* LoRA: rows of embedding and head from this id on learn too; 0: none */
     uint64_t seed;                   /* of fresh A, of initial weights, of dropout */
     int max_rows;                    /* of one pass */
     int head_rows;                   /* rows of logits at a time; 0: 1024 */
@@ -67,9 +69,14 @@ void trainable_close(struct trainable *t); /* the model stays as it is; full: wi
 int64_t trainable_activation_bytes(const struct model_config *c, int rows, int head_rows, bool recompute);
 int64_t trainable_state_bytes(const struct trainable *t);
 
-/* How many numbers of a model would be trained, how many it has, and the ranks of all adapters together (nothing is
- * read for it). */
-int64_t trainable_count(struct model *m, const struct lora_options *lora, int64_t *all, int64_t *ranks);
+/* What a model would train, without reading anything for it. */
+struct trainable_counts {
+    int64_t all;     /* numbers that the model has */
+    int64_t trained; /* LoRA: those of the adapters; full: all */
+    int64_t rows;    /* beside them: those of the rows from rows_from on */
+    int64_t ranks;   /* of all adapters together */
+};
+void trainable_count(struct model *m, const struct trainable_options *o, struct trainable_counts *out);
 
 struct device *trainable_device(const struct trainable *t);
 size_t trainable_params(const struct trainable *t);
@@ -88,15 +95,19 @@ struct train_batch {
  * gradients of scale * loss are added to grad. 0: forward only, without dropout. */
 int trainable_pass(struct trainable *t, const struct train_batch *b, float scale, double *loss, struct err *e);
 
-/* Logits of the first n rows (at most head_rows), forward only, without dropout, to host memory [n, vocab or labels].
- */
-int trainable_logits(struct trainable *t, const struct train_batch *b, int n, float *logits, struct err *e);
+/* Logits of rows first .. first + n - 1 (n at most head_rows), forward only, without dropout, to host memory
+ * [n, vocab or labels]. */
+int trainable_logits(struct trainable *t, const struct train_batch *b, int first, int n, float *logits, struct err *e);
+
+/* Floating-point operations that learning from this batch takes, forward and backward: twice the numbers that are
+ * multiplied. What is computed again is not counted again. */
+double trainable_flops(const struct trainable *t, const struct train_batch *b);
 
 void trainable_zero(struct trainable *t);    /* grad = 0 */
 void trainable_refresh(struct trainable *t); /* values have changed: what multiplies follows them */
 
 /* A whole tensor of the checkpoint as it stands now (with LoRA and merge: W + scaling B A, summed in double), in F32,
- * by its Hugging Face name; values is [rows, cols], the caller frees it. */
+ * by its Hugging Face name; rows that learnt are in it; values is [rows, cols], the caller frees it. */
 int trainable_tensor(struct trainable *t, const char *name, bool merge, float **values, int64_t *n, struct err *e);
 
 /* Scaling of the adapter: alpha / r or alpha / sqrt(r). */

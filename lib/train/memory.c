@@ -33,6 +33,24 @@ static int64_t file_bytes(const struct model *m)
     return n;
 }
 
+static int64_t tensor_bytes(const struct model *m, const char *name)
+{
+    const struct st_tensor *t = m->st ? safetensors_find(m->st, name) : NULL;
+    return t ? (int64_t)t->bytes : 0;
+}
+
+/* LoRA: the checkpoint as it lies in memory, and packed for the way there and the way back; two bytes stay two bytes.
+ * An embedding that is no head is only read, and of rows that learn the checkpoint's are. */
+static int64_t frozen_bytes(const struct model *m, const struct trainable_options *o)
+{
+    int64_t all = file_bytes(m), embed = m->c.encoder ? 0 : tensor_bytes(m, "model.embed_tokens.weight");
+    int64_t head = m->c.tied ? embed : tensor_bytes(m, "lm_head.weight");
+    int64_t packed = all - (m->c.tied ? 0 : embed);
+    if (o->rows_from)
+        packed -= head / m->c.vocab * (m->c.vocab - o->rows_from);
+    return all + 2 * packed;
+}
+
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
@@ -46,7 +64,7 @@ static int64_t scratch_bytes(const struct model_config *c, const struct trainabl
     int64_t up = (c->encoder ? 1 : 2) * (int64_t)c->ffn, rank = o->lora ? o->lora->rank : 0;
     int64_t in = o->lora ? 3 * rank : c->hidden, out = larger(larger(qkv, up), larger(c->hidden, c->ffn));
     int64_t widest = (int64_t)o->max_rows * (out + (in + 15) / 16 * 16);
-    if (!o->lora)
+    if (!o->lora || o->rows_from)
         widest = larger(widest, (int64_t)head_rows * ((c->encoder ? c->labels : c->vocab) + (c->hidden + 15)));
     return 4 * widest;
 }
@@ -56,15 +74,19 @@ static const int64_t program_bytes = 8 << 20; /* libraries, tokenizer, rows */
 void memory_plan(struct memory_plan *p, struct model *m, const struct trainable_options *o)
 {
     *p = (struct memory_plan){ .rows = o->max_rows };
-    int64_t ranks;
-    p->trained = trainable_count(m, o->lora, &p->all, &ranks);
-    int64_t mapped = file_bytes(m);
-    /* packed twice: for the way there and the way back; two bytes stay two bytes */
-    p->weights = o->lora ? 3 * mapped : mapped + 8 * p->all;
-    p->state = (o->lora ? 32 : 16) * p->trained; /* adapters also stacked, and packed both ways */
+    struct trainable_counts n;
+    trainable_count(m, o, &n);
+    p->trained = n.trained + n.rows;
+    p->all = n.all;
+    p->weights = o->lora ? frozen_bytes(m, o) : file_bytes(m) + 8 * p->all;
+    p->state = (o->lora ? 32 : 16) * n.trained; /* adapters also stacked, and packed both ways */
+    if (o->rows_from)                           /* those of the head also packed both ways */
+        p->state += 16 * n.rows + 8 * (m->c.vocab - o->rows_from) * (int64_t)m->c.hidden;
     int head = o->max_rows < 1024 ? o->max_rows : 1024;
     p->activations = trainable_activation_bytes(&m->c, o->max_rows, head, o->recompute) +
-                     scratch_bytes(&m->c, o, head) + 8 * ranks * o->max_rows;
+                     scratch_bytes(&m->c, o, head) + 8 * n.ranks * o->max_rows;
+    if (o->rows_from) /* logits once more, in their two parts */
+        p->activations += 4 * (int64_t)head * m->c.vocab + 8 * (int64_t)o->max_rows;
     p->total = program_bytes + p->weights + p->state + p->activations;
 }
 

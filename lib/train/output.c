@@ -49,6 +49,26 @@ static void put_targets(struct trainable *t, struct buf *out)
     buf_release(&seen);
 }
 
+/* Rows that were trained are PEFT's trainable tokens: the ids from the first of them to the end of the vocabulary. */
+static void put_rows(struct trainable *t, const struct model_config *c, struct buf *out)
+{
+    static const char end[] = ".token_adapter.trainable_tokens_delta";
+    int modules = 0;
+    for (size_t i = 0; i < trainable_params(t); i++) {
+        const struct param *p = trainable_param(t, i);
+        const char *name = p->part[0].name, *stop = strstr(name, end), *word = stop;
+        while (word && word[-1] != '.')
+            word--;
+        if (!stop)
+            continue;
+        buf_printf(out, "%s\n    \"%.*s\": [", modules++ ? "," : ",\n  \"trainable_token_indices\": {",
+                   (int)(stop - word), word);
+        for (int64_t id = c->vocab - p->rows; id < c->vocab; id++)
+            buf_printf(out, id + 1 < c->vocab ? "%lld, " : "%lld]", (long long)id);
+    }
+    buf_puts(out, modules ? "\n  }" : "");
+}
+
 static int write_text(const char *dir, const char *name, const struct buf *b, struct err *e)
 {
     char *path = path_join(dir, name);
@@ -57,8 +77,8 @@ static int write_text(const char *dir, const char *name, const struct buf *b, st
     return rc;
 }
 
-static int adapter_config(const char *dir, struct trainable *t, const struct lora_options *lora, bool encoder,
-                          const char *base, struct err *e)
+static int adapter_config(const char *dir, struct trainable *t, const struct lora_options *lora,
+                          const struct model_config *c, const char *base, struct err *e)
 {
     struct buf b = BUF_INIT;
     buf_puts(&b, "{\n  \"base_model_name_or_path\": ");
@@ -74,8 +94,9 @@ static int adapter_config(const char *dir, struct trainable *t, const struct lor
     buf_printf(&b, ",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n  \"target_modules\": ",
                lora->rank);
     put_targets(t, &b);
-    buf_printf(&b, ",\n  \"task_type\": \"%s\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}\n",
-               encoder ? "TOKEN_CLS" : "CAUSAL_LM", lora->rslora ? "true" : "false");
+    buf_printf(&b, ",\n  \"task_type\": \"%s\"", c->encoder ? "TOKEN_CLS" : "CAUSAL_LM");
+    put_rows(t, c, &b);
+    buf_printf(&b, ",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}\n", lora->rslora ? "true" : "false");
     int rc = write_text(dir, "adapter_config.json", &b, e);
     buf_release(&b);
     return rc;
@@ -115,7 +136,7 @@ int output_adapter(const char *dir, struct trainable *t, const struct lora_optio
         entry[n + i] = (struct st_entry){
             .name = kept_whole[i].saved, .dtype = ST_F32, .rank = i ? 1 : 2, .shape = { c->labels, c->hidden }
         };
-    int rc = adapter_config(dir, t, lora, c->encoder, base, e);
+    int rc = adapter_config(dir, t, lora, c, base, e);
     if (rc == 0)
         rc = st_writer_open(&w, path, entry, n + kept, e);
     for (size_t i = 0; rc == 0 && i < n; i++) {

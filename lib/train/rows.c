@@ -36,8 +36,17 @@ int rows_open(struct rows **out, const struct rows_spec *spec, struct err *e)
         rows_close(r);
         return -1;
     }
+    if (spec->latent_only && !in->dual) {
+        rows_close(r);
+        return err_set(e, "%s is no dual model: --latent-only has no latent ids to learn", spec->dir);
+    }
     *out = r;
     return 0;
+}
+
+const struct dual *rows_dual(const struct rows *r)
+{
+    return r->inside->dual;
 }
 
 void rows_close(struct rows *r)
@@ -121,6 +130,7 @@ static int keep(struct rows *r, const struct rec *rec, const int32_t *ids, const
         return 0;
     }
     struct train_row *row;
+    bool others = false; /* something to learn, but not with latent_only */
     if ((r->n & (r->n + 1)) == 0 || r->n == 0)
         r->row = xreallocarray(r->row, 2 * (r->n + 1), sizeof *r->row);
     row = &r->row[r->n];
@@ -134,9 +144,17 @@ static int keep(struct rows *r, const struct rec *rec, const int32_t *ids, const
             return err_set(e, "%s: label %zu is %d, %s end at %d", rec->where, i, labels[i],
                            c->encoder ? "the model's classes" : "the model's ids", classes - 1);
         int32_t want = c->encoder ? labels[i] : i + 1 < n ? labels[i + 1] : -100;
+        if (want >= 0 && in->spec.latent_only && !dual_is_latent(in->dual, want)) {
+            others = true;
+            want = -100;
+        }
         row->ids[i] = ids[i];
         row->target[i] = want < 0 ? -1 : want;
         row->targets += want >= 0;
+    }
+    if (row->targets == 0 && others) {
+        r->visible++;
+        return 0;
     }
     if (row->targets == 0)
         return err_set(e, "%s: no token of this row has a label: it would train on nothing", rec->where);
@@ -234,14 +252,21 @@ static int64_t reasoning_end(const struct buf *text, size_t from)
     return n;
 }
 
-/* Takes tokens out of the middle of [first, end) of `full`, where end is the first token of the answer, so that the
- * row has max_length tokens. Returns false if there are not enough (two stay). */
-static bool cut_middle(struct rows_inside *in, size_t first)
+/* The first token behind the reasoning that begins at `first`. */
+static size_t answer_begins(const struct rows_inside *in, size_t first)
 {
     int64_t at = reasoning_end(&in->text, in->given.len);
-    size_t too_many = in->full.n - (size_t)in->spec.max_length, end = first;
+    size_t end = first;
     while (at >= 0 && end < in->full.n && (int64_t)in->full.end[end] <= at)
         end++;
+    return end;
+}
+
+/* Takes tokens out of the middle of [first, end) of `full`, so that the row has max_length tokens. Returns false if
+ * there are not enough (two stay). */
+static bool cut_middle(struct rows_inside *in, size_t first, size_t end)
+{
+    size_t too_many = in->full.n - (size_t)in->spec.max_length;
     if (end < first + too_many + 2)
         return false;
     size_t head = first + (end - first - too_many + 1) / 2;
@@ -290,13 +315,47 @@ static int32_t *join(struct rows_inside *in)
     return in->joined;
 }
 
+/* ---- thinking of dual models ---- */
+
+static bool is_thinking(const struct rows_inside *in, const int32_t *ids, size_t first)
+{
+    const struct model_config *c = in->spec.config;
+    return in->dual && dual_phase(in->dual, ids, (int64_t)first, c->eos, c->n_eos) == 0;
+}
+
+/* Where the thinking that begins at `first` ends; n: nowhere. By id, not by text: of several the first counts, as for
+ * dual_remap, and nothing that is cut may hold it. */
+static size_t think_end(const struct rows_inside *in, const int32_t *ids, size_t first, size_t n)
+{
+    size_t end = first;
+    while (end < n && ids[end] != dual_meta(in->dual)->think_end_id)
+        end++;
+    return end;
+}
+
+static void make_latent(struct rows *r, int32_t *ids, size_t first, size_t n)
+{
+    struct rows_inside *in = r->inside;
+    int64_t end = dual_remap(in->dual, ids, (int64_t)first, (int64_t)n);
+    for (int64_t i = (int64_t)first; i < end; i++)
+        if (dual_is_latent(in->dual, ids[i]))
+            r->latent++;
+        else
+            r->stayed++;
+}
+
 /* What is learnt: ids[first .. n), labels likewise. */
 static int keep_chat(struct rows *r, const struct rec *rec, int32_t *ids, size_t first, size_t n, struct err *e)
 {
     struct rows_inside *in = r->inside;
     int32_t *labels = labels_room(in, n + 1);
-    if (in->dual)
-        dual_remap(in->dual, ids, (int64_t)first, (int64_t)n);
+    bool thinks = is_thinking(in, ids, first);
+    if (thinks && think_end(in, ids, first, n) == n) {
+        r->endless++;
+        return 0;
+    }
+    if (thinks)
+        make_latent(r, ids, first, n);
     for (size_t i = 0; i < n; i++)
         labels[i] = i < first ? -100 : ids[i];
     return keep(r, rec, ids, labels, n, e);
@@ -325,7 +384,10 @@ static int add_chat(struct rows *r, const struct rec *rec, struct json messages,
     for (size_t i = 0; i < first; i++)
         if (i >= in->full.n || in->prefix.id[i] != in->full.id[i])
             return not_a_prefix(in, rec, i, e);
-    if (in->full.n > (size_t)in->spec.max_length && in->spec.cut_middle && cut_middle(in, first))
+    bool thinks = is_thinking(in, in->full.id, first);
+    size_t end = thinks ? think_end(in, in->full.id, first, in->full.n) : answer_begins(in, first);
+    bool endless = thinks && end == in->full.n;
+    if (in->full.n > (size_t)in->spec.max_length && in->spec.cut_middle && !endless && cut_middle(in, first, end))
         r->cut++;
     return keep_chat(r, rec, in->full.id, first, in->full.n, e);
 }

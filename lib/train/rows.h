@@ -18,8 +18,12 @@
  *
  * A row longer than max_length is dropped and counted. With cut_middle, the middle of a conversation's reasoning is
  * taken out instead (what lies between prompt and </think>, or in front of the answer's sentence); the answer and the
- * end of the turn are never cut. For a dual model the reasoning of a conversation, up to its think end, becomes latent
- * ids. A row that would train on nothing is refused. */
+ * end of the turn are never cut. A row that would train on nothing is refused.
+ *
+ * For a dual model the reasoning of a conversation, up to its first think end, becomes latent ids, where it has any. A
+ * conversation whose thinking does not end is dropped and counted, or visible thinking would be learnt. One whose
+ * prompt has closed the thinking already has none, and stays as it is, as rows of tokens do. With latent_only nothing
+ * but latent ids is learnt; rows without any are dropped and counted. */
 #ifndef LATENT_TRAIN_ROWS_H
 #define LATENT_TRAIN_ROWS_H
 
@@ -29,6 +33,7 @@
 
 #include "base/mem.h"
 
+struct dual;
 struct err;
 struct model_config;
 struct rec;
@@ -44,21 +49,25 @@ struct rows_spec {
     const struct model_config *config;
     int max_length;
     bool cut_middle, first_piece;
-    bool raw; /* conversations: question, a blank, answer, end of text; no template, no system turn */
+    bool latent_only; /* an error for an ordinary model */
+    bool raw;         /* conversations: question, a blank, answer, end of text; no template, no system turn */
 };
 
 struct rows {
     struct train_row *row;
     size_t n;
-    uint64_t dropped, cut; /* too long; shortened */
+    uint64_t dropped, cut;     /* too long; shortened */
+    uint64_t endless, visible; /* dropped: thinking without an end; latent_only: no latent target */
+    uint64_t latent, stayed;   /* tokens of thinking: with a latent id, without */
     struct arena memory;
     struct rows_inside *inside;
 };
 
 int rows_open(struct rows **out, const struct rows_spec *spec, struct err *e);
-/* 1: taken; 0: dropped for its length; -1: refused, e says where and why. */
+/* 1: taken; 0: dropped and counted; -1: refused, e says where and why. */
 int rows_add(struct rows *r, const struct rec *rec, struct err *e);
-void rows_close(struct rows *r); /* NULL is fine */
+void rows_close(struct rows *r);                    /* NULL is fine */
+const struct dual *rows_dual(const struct rows *r); /* NULL: an ordinary model */
 
 /* For people: the row as text, with a mark between what is given and what is learnt. */
 struct buf;

@@ -20,6 +20,7 @@ struct run {
     struct pass pass;
     double loss, norm, lr; /* of the step in hand */
     int64_t tokens;
+    double flops;
     double began; /* clock */
     int64_t began_tokens;
 };
@@ -44,6 +45,7 @@ static int one_step(struct run *r, int64_t s, struct err *e)
     for (uint32_t i = 0; i < n; i++)
         targets += rows->row[list[i]].targets;
     r->tokens = 0;
+    r->flops = 0;
     for (uint32_t at = 0; at < n;) {
         double loss;
         at += pass_fill(&r->pass, rows, list + at, n - at, r->b->spec.pass_tokens);
@@ -52,6 +54,7 @@ static int one_step(struct run *r, int64_t s, struct err *e)
             return -1;
         sum += loss;
         r->tokens += r->pass.b.rows;
+        r->flops += trainable_flops(r->t, &r->pass.b);
     }
     r->loss = sum / (double)targets;
     if (!isfinite(r->loss))
@@ -100,8 +103,12 @@ static int log_step(struct run *r, int64_t done, double seconds, struct err *e)
     put_number(&b, "loss", r->loss);
     put_number(&b, "grad_norm", r->norm);
     put_number(&b, "learning_rate", r->lr);
-    buf_printf(&b, ", \"tokens\": %lld, \"tokens_per_second\": %.1f, \"memory\": %lld", (long long)r->c->tokens,
-               seconds > 0 ? (double)r->tokens / seconds : 0, 1024LL * u.ru_maxrss);
+    double per = seconds > 0 ? 1 / seconds : 0;
+    buf_printf(&b, ", \"tokens\": %lld, \"tokens_per_second\": %.1f, \"flops_per_second\": %.3g",
+               (long long)r->c->tokens, (double)r->tokens * per, r->flops * per);
+    if (r->opt->peak > 0)
+        buf_printf(&b, ", \"peak_share\": %.3f", r->flops * per / r->opt->peak);
+    buf_printf(&b, ", \"memory\": %lld", 1024LL * u.ru_maxrss);
     snprintf(words, sizeof words, "loss %.4f, %.0f tokens/s", r->loss, speed(r));
     progress_at((uint64_t)done, words);
     return write_line(r, &b, e);

@@ -5,8 +5,9 @@
  * rows. A loss or gradient that is not a number stops the run; the last checkpoint stays.
  *
  * metrics.jsonl, one object a line: after each step {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens",
- * "tokens_per_second", "memory"} (memory: peak bytes of the process), after each evaluation {"step", "epoch",
- * "eval_loss"}. */
+ * "tokens_per_second", "flops_per_second", "peak_share", "memory"} (of the step's time by the clock; the share is one
+ * of options.peak and absent where that is 0; memory: peak bytes of the process), after each evaluation {"step",
+ * "epoch", "eval_loss"}. */
 #ifndef LATENT_TRAIN_RUN_H
 #define LATENT_TRAIN_RUN_H
 
@@ -24,6 +25,7 @@ struct run_options {
     enum schedule schedule;
     int64_t save_every, eval_every; /* steps; 0: at the end of each epoch */
     bool (*stop)(void);             /* asked after each step; true: save and fail. NULL: never */
+    double peak;                    /* operations a second that the machine could do; 0: unknown */
     int64_t width;                  /* widest input of a matrix: how far draws of dropout reach */
 };
 

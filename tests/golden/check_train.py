@@ -4,6 +4,8 @@ stack: adapters in PEFT on their bases, merged and full folders in transformers.
 within 1e-4 x max, and log-probabilities of `score` equal transformers'. The last outcome is in train/check_train.txt."""
 import json
 import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import subprocess
 import sys
 
@@ -87,4 +89,24 @@ for model in ("qwen2", "qwen3", "qwen3-bf16", "llama3", "llama3-tied", "phi3", "
     check(clean, model + ": full has every tensor and no other")
     if model not in ("xlmr", "bert"):
         ours(model + ": full", folder, full)
+# latent rows beside LoRA: PEFT's trainable tokens
+for model in ("qwen3", "qwen2", "llama3", "llama3-tied", "phi3"):
+    dual = os.path.join(out, "dual-" + model)
+    subprocess.run([os.path.join(os.path.dirname(train), "dualize"), "-q", "-m", os.path.join(MODELS, model), "--think-missing", "add", "-o", dual],
+                   check=True)
+    folder = run("rows-" + model, dual, "--train-rows", "latent")
+    base, _ = load(dual)
+    first = json.load(open(os.path.join(dual, "dual_vocab_meta.json")))["V"]
+    visible = base.get_input_embeddings().weight[:first].clone()
+    ids = torch.tensor([[7, 11, 13, first + 17, first + 19, 23, first + 29, 31]])
+    before = logits(base, ids)
+    m = peft.PeftModel.from_pretrained(base, os.path.join(folder, "adapter"), torch_dtype=torch.float32).eval()
+    adapted = logits(m, ids)
+    check(float((adapted - before)[..., first:].abs().max()) > 1e-2, "rows of " + model + ": latent logits differ from the base's")
+    merged, clean = load(os.path.join(folder, "merged"))
+    check(clean, "rows of " + model + ": merged/ has every tensor and no other")
+    check(torch.equal(merged.get_input_embeddings().weight[:first], visible), "rows of " + model + ": visible rows are the base's to the bit")
+    close("rows of " + model + ": merged/ against PEFT", logits(merged, ids), adapted, 1e-4)
+    close("rows of " + model + ": PEFT's own merge", logits(m.merge_and_unload(), ids), adapted, 1e-4)
+    ours("rows of " + model + ": merged/", os.path.join(folder, "merged"), merged)
 sys.exit(1 if bad else 0)

@@ -1,7 +1,8 @@
 """Stage 3: losses, gradients, LoRA adapters, short trainings and schedules from torch, PEFT and transformers."""
 import json
 import os
-import shutil
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")      # PEFT asks the hub whether a base named "qwen3" is there
 
 from common import HERE, MODELS, SEED, fresh_dir, gsm8k, save_tensors, seed_all, torch_setup, write_json, write_jsonl
 
@@ -9,6 +10,7 @@ DECODERS = ["qwen2", "qwen3", "llama3", "phi3"]
 ENCODERS = ["xlmr", "bert"]
 OUT = os.path.join(HERE, "train")
 STEPS = 20
+DUALS = {"dual-tied": "qwen3", "dual-untied": "qwen3-untied"}
 SHAPES = [(9, 15), (14, 27), (4, 9), (20, 20), (1, 30), (11, 3), (30, 12), (6, 17)]     # (prompt, answer) lengths of the 8 rows
 
 
@@ -110,7 +112,7 @@ def full(name, out):
     write_jsonl(os.path.join(out, "full_final.jsonl"), stats(dict(model.named_parameters())))
 
 
-def adapter(name, path, seed, **kw):
+def adapter(name, path, seed, load=load, **kw):
     """A PEFT model on a fresh base, every LoRA tensor and saved module drawn anew; the folder is what PEFT writes."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -180,6 +182,62 @@ def lora(name, out):
         print(name, v, "merged - beside: %.2g" % d, flush=True)
 
 
+def load_dual(name):
+    """The model that `dualize --mode subset` makes: rows of subset.json once more behind the others, in embedding and head."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, Qwen3Config
+    folder = os.path.join(MODELS, DUALS[name])
+    with open(os.path.join(folder, "config.json")) as f:
+        c = json.load(f)
+    c["rope_theta"] = c.pop("rope_parameters", c).get("rope_theta")        # transformers 4 reads only the old spelling
+    ids = subset(name)
+    c["vocab_size"] += len(ids)
+    t = load_file(os.path.join(folder, "model.safetensors"))
+    for n in ("model.embed_tokens.weight", "lm_head.weight"):
+        if n in t:
+            t[n] = torch.cat([t[n], t[n][ids]])
+    m = AutoModelForCausalLM.from_config(Qwen3Config.from_dict(c), attn_implementation="eager").float()
+    missing, strangers = m.load_state_dict(t, strict=False)
+    assert not strangers and missing == (["lm_head.weight"] if c["tie_word_embeddings"] else [])
+    m.tie_weights()
+    m.name_or_path = name
+    return m.eval()
+
+
+def subset(name):
+    with open(os.path.join(MODELS, DUALS[name], "config.json")) as f:
+        return list(range(1, json.load(f)["vocab_size"], 5))
+
+
+def dual(name, out):
+    """Latent rows beside LoRA, as PEFT's trainable tokens: half of each answer in latent ids where there are any."""
+    ids = subset(name)
+    with open(os.path.join(MODELS, DUALS[name], "config.json")) as f:
+        c = json.load(f)
+    first = c["vocab_size"]
+    latent = {s: first + i for i, s in enumerate(ids)}
+    with open(os.path.join(out, "subset.json"), "w") as f:
+        json.dump(ids, f)
+        f.write("\n")
+    rows = []
+    for (p, a), r in zip(SHAPES, rows_for(DUALS[name])):
+        r = r["ids"][:p] + [latent.get(i, i) for i in r["ids"][p:p + a // 2]] + r["ids"][p + a // 2:]
+        rows.append({"ids": r, "labels": [-100] * p + r[p:]})
+    write_jsonl(os.path.join(out, "rows.jsonl"), rows)
+    tokens = list(range(first, first + len(ids)))
+    kw = dict(load=load_dual, trainable_token_indices={m: tokens for m in ["embed_tokens"] + ["lm_head"] * (not c["tie_word_embeddings"])})
+    m = adapter(name, os.path.join(out, "adapter"), SEED, **kw)
+    loss = m(**batch(rows[:3], c["pad_token_id"])).loss
+    loss.backward()
+    save_tensors(os.path.join(out, "lora_grads.safetensors"), {short(n): p.grad for n, p in m.named_parameters() if p.requires_grad})
+    write_json(os.path.join(out, "lora.json"), {"loss": float("%.9g" % loss.item())})
+    m.zero_grad()
+    log = train(m, rows, c["pad_token_id"], 1e-2, 0.0)
+    m64 = adapter(name, os.path.join(out, "adapter"), SEED, **kw).double()
+    write_jsonl(os.path.join(out, "lora_steps.jsonl"), with64(log, train(m64, rows, c["pad_token_id"], 1e-2, 0.0)))
+
+
 def schedules():
     import math
     import torch
@@ -205,8 +263,11 @@ def main(names):
     torch_setup()
     if not names:
         schedules()
-    for name in names or DECODERS + ENCODERS:
+    for name in names or DECODERS + ENCODERS + list(DUALS):
         out = fresh_dir(os.path.join(OUT, name))
+        if name in DUALS:
+            dual(name, out)
+            continue
         full(name, out)
         if name in DECODERS:
             lora(name, out)
