@@ -242,6 +242,7 @@ install: $(PROGRAMS) $(PLUGIN)
 	$(Q)$(if $(filter-out $(BIN)/latent,$(PROGRAMS)),install -m 755 $(filter-out $(BIN)/latent,$(PROGRAMS)) '$(TO)/libexec/latent')
 	$(Q)$(if $(PLUGIN),install -d '$(TO)/lib/latent' && install -m 755 $(PLUGIN) '$(TO)/lib/latent/')
 	$(Q)if [ -d data ]; then cp -r data/. '$(TO)/share/latent/'; fi
+	$(Q)install -d '$(TO)/share/latent/presets' && install -m 644 pipelines/presets/* '$(TO)/share/latent/presets'
 	$(Q)for p in man/*.[157]; do [ -e "$$p" ] || continue; d='$(TO)/share/man/man'$${p##*.}; install -d "$$d"; install -m 644 "$$p" "$$d"; done
 
 # A tree for a machine with nothing but a C library; the plugin is in it where there is nvcc.

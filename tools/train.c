@@ -80,7 +80,7 @@ static const struct opt opts[] = {
     OPT_ROW_REAL("epochs", 0, &o.epochs, "X", "times every row is seen", OPT_RESULT, 0, 1e6),
     OPT_ROW_INT("max-steps", 0, &o.max_steps, "N", "steps instead of epochs; 0: epochs", OPT_RESULT, 0, 1e9),
     OPT_ROW_INT("batch-rows", 'b', &o.batch_rows, "N", "rows of a batch", OPT_RESULT, 1, 1e9),
-    OPT_ROW_INT("batch-tokens", 0, &o.batch_tokens, "N", "tokens of a batch instead; 0: rows", OPT_RESULT, 0, 1e12),
+    OPT_ROW_INT("batch-tokens", 0, &o.batch_tokens, "N", "tokens of a batch instead; 0: rows", OPT_RESULT, 0, 1e9),
     OPT_ROW_INT("accumulate", 0, &o.accumulate, "N", "batches of a step", OPT_RESULT, 1, 1e9),
     OPT_ROW_INT("pass-tokens", 0, &o.pass_tokens, "N", "tokens that are packed into one pass", OPT_RESULT, 1, 1e8),
     OPT_ROW_CHOICE("scheduler", 0, &o.scheduler, SCHEDULES, "how the learning rate goes", OPT_RESULT),
@@ -89,7 +89,7 @@ static const struct opt opts[] = {
     OPT_ROW_REAL("max-grad-norm", 0, &o.max_norm, "X", "gradients are cut to this norm; 0: never", OPT_RESULT, 0, 1e9),
     OPT_ROW_INT("eval-every", 0, &o.eval_every, "N", "steps between evaluations; 0: every epoch", OPT_RESULT, 0, 1e9),
     OPT_ROW_GROUP("Run"),
-    OPT_ROW_STRING("preset", 0, &o.preset, "FILE", "options from a file; the command line wins", OPT_RUN),
+    OPT_ROW_STRING("preset", 0, &o.preset, "NAME", "options from a preset or a file; the command line wins", OPT_RUN),
     OPT_ROW_INT("save-every", 0, &o.save_every, "N", "steps between checkpoints; 0: every epoch", OPT_RUN, 0, 1e9),
     OPT_ROW_FLAG("recompute", 0, &o.recompute, "keep less, compute layers twice: a third slower", OPT_RUN),
     OPT_ROW_STRING("memory", 0, &o.memory, "BYTES", "refuse a run that needs more: 8G", OPT_RUN),
@@ -98,6 +98,27 @@ static const struct opt opts[] = {
 };
 
 /* ---- presets: NAME VALUE a line, # comments ---- */
+
+/* A file, or the name of one that ships with the programs: installed among their data, in a checkout in pipelines. */
+static char *find_preset(const char *name)
+{
+    static const char *const place[] = { "../pipelines/presets", "../../../pipelines/presets" /* build/asan/bin */ };
+    if (file_exists(name) || strchr(name, '/'))
+        return xstrdup(name);
+    char *below = path_join("presets", name), *path = path_of_data(below), *program = path_of_program();
+    for (size_t i = 0; i < sizeof place / sizeof *place && !file_exists(path); i++) {
+        char *dir = path_join(program, place[i]);
+        free(path);
+        path = path_join(dir, name);
+        free(dir);
+    }
+    free(program);
+    free(below);
+    if (file_exists(path))
+        return path;
+    free(path);
+    return xstrdup(name);
+}
 
 static int read_preset(const char *path, struct err *e)
 {
@@ -492,15 +513,46 @@ static void put_counts(struct train *t, const struct run_result *r, const struct
     t->manifest.seconds = log_seconds();
 }
 
+/* What PEFT finds the base by. A name of the hub stays as it is. Of a folder only the last component of its real path:
+ * a longer one would be a path of this machine, and what is written would depend on how the folder was spelled. */
+static char *base_name(const struct train *t)
+{
+    char *real = realpath(t->place.dir, NULL);
+    bool local = file_is_dir(t->place.name) || strncmp(t->place.name, "embedded:", 9) == 0;
+    char *name = xstrdup(local && real ? path_base(real) : t->place.name);
+    free(real);
+    return name;
+}
+
+static int write_adapter(struct train *t, const char *dir, struct err *e)
+{
+    char *base = base_name(t);
+    int rc = output_adapter(dir, t->t, &t->lora, &t->config, base, e) < 0 || output_tokenizer(dir, t->tokenizer, e) < 0
+                 ? -1
+                 : 0;
+    free(base);
+    return rc;
+}
+
 static int write_parts(struct train *t, const char *part, const char *adapter, const char *model, struct err *e)
 {
     if (!is_lora())
         return write_model(t, part, e);
-    return make_folder(adapter, e) < 0 || make_folder(model, e) < 0 ||
-                   output_adapter(adapter, t->t, &t->lora, &t->config, t->place.name, e) < 0 ||
-                   output_tokenizer(adapter, t->tokenizer, e) < 0 || write_model(t, model, e) < 0
+    return make_folder(adapter, e) < 0 || make_folder(model, e) < 0 || write_adapter(t, adapter, e) < 0 ||
+                   write_model(t, model, e) < 0
                ? -1
                : 0;
+}
+
+/* Weights that grew over what their type holds, or became no numbers in the last step. */
+static int check_drift(const struct drift *d, const char *dir, struct err *e)
+{
+    if (isfinite(d->most) && isfinite(d->scale))
+        return 0;
+    return err_set(e,
+                   "%s: the model computes no numbers: its weights grew too large, for what is trained or for the type "
+                   "they are written in (--dtype float32, --lr)",
+                   dir);
 }
 
 static int write_output(struct train *t, const struct checkpoint *c, const struct run_result *r, struct err *e)
@@ -523,6 +575,9 @@ static int write_output(struct train *t, const struct checkpoint *c, const struc
     }
     if (rc == 0 && (copy_metrics(c, part, e) < 0 || model_fingerprint(model, fingerprint, e) < 0))
         rc = -1;
+    if (rc == 0) {
+        rc = check_drift(&drift, model, e);
+    }
     if (rc == 0) {
         log_info("what was written, against what was trained: logits of %d tokens differ by %.3g at most, %.3g in the "
                  "mean (largest logit %.3g)",
@@ -594,6 +649,8 @@ static int run_rows(struct train *t, struct err *e)
         return taken < 0 ? -1 : 0;
     if (show_rows(t, e) < 0 || batches_open(&t->batches, t->rows, &spec, e) < 0 || open_model(t, e) < 0)
         return -1;
+    if (t->batches->steps == 1 && schedule_at(schedule_of(o.scheduler), 0, 1, schedule_warmup(o.warmup, 1)) == 0)
+        log_warn("the only step is the first of a warmup, with learning rate 0: nothing is learnt (--warmup 0)");
     log_info("%u rows, %lld steps; %u rows are set aside; %s on %s (%s)", t->batches->ntrain,
              (long long)t->batches->steps, t->batches->neval, o.init ? o.init : t->place.name, t->d->name,
              t->d->numerics);
@@ -655,8 +712,13 @@ static int locate_init(struct model_place *p, struct err *e)
 static int run(const struct tool *tool, int nfiles, char **files, struct err *e)
 {
     struct train t = { .tool = tool };
-    if (o.preset && read_preset(o.preset, e) < 0)
-        return TOOL_MISUSE;
+    if (o.preset) {
+        char *preset = find_preset(o.preset);
+        int bad = read_preset(preset, e);
+        free(preset);
+        if (bad < 0)
+            return TOOL_MISUSE;
+    }
     int rc = check(e);
     if (rc != 0)
         return rc;

@@ -230,7 +230,8 @@ char *path_of_data(const char *name)
     if (own && *own)
         return path_join(own, name);
     char *program = path_of_program();
-    static const char *const place[] = { "../share/latent", "../data", "../../../data" /* build/asan/bin */ };
+    static const char *const place[] = { "../share/latent", "../../share/latent" /* from libexec/latent */, "../data",
+                                         "../../../data" /* build/asan/bin */ };
     char *path = NULL;
     for (size_t i = 0; i < sizeof place / sizeof *place; i++) {
         char *dir = path_join(program, place[i]);

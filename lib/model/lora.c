@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "model/learn.h"
@@ -235,6 +236,41 @@ static struct branch **place_of(struct trainable *t, struct weight *const *slot)
     return NULL;
 }
 
+static bool says_something(struct json doc, const char *key)
+{
+    struct json v;
+    bool truth = false;
+    if (!json_get(doc, key, &v))
+        return false;
+    return json_kind(v) == JSON_OBJECT || json_kind(v) == JSON_ARRAY ? json_count(v) > 0
+                                                                     : json_bool(v, &truth) && truth;
+}
+
+/* A and B alone do not say how much they count: with another alpha a run would begin somewhere else in silence. */
+static int check_scaling(const struct trainable *t, const char *dir, struct err *e)
+{
+    static const char *const unknown[] = { "use_dora", "rank_pattern", "alpha_pattern" };
+    struct buf b = BUF_INIT;
+    struct json doc, v;
+    double alpha = 0;
+    char *path = path_join(dir, "adapter_config.json");
+    int rc = file_read(&b, path, 64 << 20, e);
+    if (rc == 0 && json_parse(&doc, b.s ? b.s : "", b.len, e) < 0)
+        rc = err_prefix(e, "%s", path);
+    for (size_t i = 0; rc == 0 && i < sizeof unknown / sizeof *unknown; i++)
+        if (says_something(doc, unknown[i]))
+            rc = err_set(e, "%s: %s: an adapter with it cannot be gone on from", path, unknown[i]);
+    if (rc == 0 && (!json_get(doc, "lora_alpha", &v) || !json_double(v, &alpha)))
+        rc = err_set(e, "%s: lora_alpha must be a number", path);
+    if (rc == 0 && (alpha != t->lora.alpha || says_something(doc, "use_rslora") != t->lora.rslora))
+        rc = err_set(e, "%s: lora_alpha is %g%s, asked for is %g%s", path, alpha,
+                     says_something(doc, "use_rslora") ? " with rslora" : "", t->lora.alpha,
+                     t->lora.rslora ? " with rslora" : "");
+    free(path);
+    buf_release(&b);
+    return rc;
+}
+
 /* Values of a saved adapter; every parameter must be in it, in its shape, and nothing else. */
 int lora_load(struct trainable *t, const char *dir, struct err *e)
 {
@@ -263,7 +299,7 @@ int lora_load(struct trainable *t, const char *dir, struct err *e)
     if (rc == 0 || st)
         safetensors_close(st);
     free(path);
-    return rc;
+    return rc == 0 ? check_scaling(t, dir, e) : rc;
 }
 
 int params_lora(struct trainable *t, struct err *e)

@@ -82,9 +82,18 @@ static bool text_member(struct json object, const char *key, struct buf *out)
     return true;
 }
 
-/* question_source_id, else source_id without its last "_s" and the digits behind it, of the row or of its metadata; a
- * row without either is a question of its own. */
-static uint64_t question_of(const struct rec *rec)
+/* Length without a last "_s" and the digits behind it; "gsm_small_7" has none. */
+static size_t without_sample(const char *s, size_t n)
+{
+    size_t i = n;
+    while (i > 0 && s[i - 1] >= '0' && s[i - 1] <= '9')
+        i--;
+    return i < n && i > 2 && s[i - 1] == 's' && s[i - 2] == '_' ? i - 2 : n;
+}
+
+/* question_source_id, else source_id without its sample, of the row or of its metadata. Without either the prompt is
+ * the question, where there is one (NULL: none), else the row is one of its own. */
+static uint64_t question_of(const struct rec *rec, const struct buf *prompt)
 {
     struct buf b = BUF_INIT;
     struct json meta;
@@ -93,15 +102,14 @@ static uint64_t question_of(const struct rec *rec)
     bool found = text_member(meta, "question_source_id", &b) || text_member(rec->object, "question_source_id", &b);
     if (!found && (text_member(meta, "source_id", &b) || text_member(rec->object, "source_id", &b))) {
         found = true;
-        for (size_t i = b.len; i-- > 1;)
-            if (b.s[i] == 's' && b.s[i - 1] == '_') {
-                b.len = i - 1;
-                break;
-            }
+        b.len = without_sample(b.s ? b.s : "", b.len);
     }
     if (!found) {
         buf_reset(&b);
-        buf_printf(&b, "row %llu", (unsigned long long)rec->index);
+        if (prompt)
+            buf_add(&b, prompt->s ? prompt->s : "", prompt->len);
+        else
+            buf_printf(&b, "row %llu", (unsigned long long)rec->index);
     }
     uint64_t h = hash_bytes(b.s ? b.s : "", b.len).lo;
     buf_release(&b);
@@ -120,7 +128,7 @@ static int32_t *labels_room(struct rows_inside *in, size_t n)
 }
 
 static int keep(struct rows *r, const struct rec *rec, const int32_t *ids, const int32_t *labels, size_t n,
-                struct err *e)
+                const struct buf *prompt, struct err *e)
 {
     const struct rows_inside *in = r->inside;
     const struct model_config *c = in->spec.config;
@@ -134,7 +142,7 @@ static int keep(struct rows *r, const struct rec *rec, const int32_t *ids, const
     if ((r->n & (r->n + 1)) == 0 || r->n == 0)
         r->row = xreallocarray(r->row, 2 * (r->n + 1), sizeof *r->row);
     row = &r->row[r->n];
-    *row = (struct train_row){ .n = (int)n, .question = question_of(rec) };
+    *row = (struct train_row){ .n = (int)n, .question = question_of(rec, prompt) };
     row->ids = arena_alloc(&r->memory, n * sizeof *row->ids + 1);
     row->target = arena_alloc(&r->memory, n * sizeof *row->target + 1);
     for (size_t i = 0; i < n; i++) {
@@ -143,6 +151,11 @@ static int keep(struct rows *r, const struct rec *rec, const int32_t *ids, const
         if (labels[i] != -100 && (labels[i] < 0 || labels[i] >= classes))
             return err_set(e, "%s: label %zu is %d, %s end at %d", rec->where, i, labels[i],
                            c->encoder ? "the model's classes" : "the model's ids", classes - 1);
+        if (!c->encoder && labels[i] != -100 && labels[i] != ids[i])
+            return err_set(e,
+                           "%s: label %zu is %d, the token there is %d: a label is the token itself or -100, and is "
+                           "not moved by one",
+                           rec->where, i, labels[i], ids[i]);
         int32_t want = c->encoder ? labels[i] : i + 1 < n ? labels[i + 1] : -100;
         if (want >= 0 && in->spec.latent_only && !dual_is_latent(in->dual, want)) {
             others = true;
@@ -358,7 +371,7 @@ static int keep_chat(struct rows *r, const struct rec *rec, int32_t *ids, size_t
         make_latent(r, ids, first, n);
     for (size_t i = 0; i < n; i++)
         labels[i] = i < first ? -100 : ids[i];
-    return keep(r, rec, ids, labels, n, e);
+    return keep(r, rec, ids, labels, n, &in->given, e);
 }
 
 static int add_chat(struct rows *r, const struct rec *rec, struct json messages, struct err *e)
@@ -431,7 +444,7 @@ static int add_tokens(struct rows *r, const struct rec *rec, struct json ids, st
     int32_t *labels = labels_room(r->inside, 2 * n + 1), *id = labels + n;
     if (integers(rec, "ids", ids, id, n, e) < 0 || integers(rec, "labels", list, labels, n, e) < 0)
         return -1;
-    return keep(r, rec, id, labels, n, e);
+    return keep(r, rec, id, labels, n, NULL, e);
 }
 
 static void put_token(struct rows_inside *in, size_t *n, int32_t **ids, int32_t id, int32_t label)
@@ -483,7 +496,7 @@ static int add_words(struct rows *r, const struct rec *rec, struct json words, s
         id[i] = pairs[2 * i];
         id[n + i] = pairs[2 * i + 1];
     }
-    rc = keep(r, rec, id, id + n, n, e);
+    rc = keep(r, rec, id, id + n, n, NULL, e);
     free(id);
     return rc;
 }

@@ -15,6 +15,13 @@ load lib
   done
   [ -d "moved place/share/latent" ]
   [ "$asan" = 1 ] || [ ! -e "$BUILD/cuda/latent_cuda.so" ] || [ -x "moved place/lib/latent/latent_cuda.so" ]
+  # presets by name, and what ships with the programs
+  jq -nc '{ids: [1, 2, 3], labels: [1, 2, 3]}' >rows
+  "moved place/bin/latent" train -q -m "$GOLDEN/models/qwen3" --preset math_tokenskip --max-length 500 --max-steps 2 --eval-ratio 0 -o out rows
+  jq -e '.options.accumulate == 32' out/run.json
+  mkdir -p "moved place/share/latent/models"
+  cp -r "$GOLDEN/models/qwen3" "moved place/share/latent/models/tiny"
+  echo hello | "moved place/bin/latent" tok count -m embedded:tiny >count
   for p in "$ROOT"/man/*.[157]; do
     [ -e "$p" ] || continue
     cmp "$p" "moved place/share/man/man${p##*.}/$(basename "$p")"

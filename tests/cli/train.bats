@@ -49,6 +49,12 @@ folder() {
     folder got >got.sums
     cmp want.sums got.sums || { echo "$arg"; return 1; }
   done
+  for m in other "$(M qwen2)/" "$(M llama3)/../qwen2"; do
+    rm -rf got
+    train -q -m "$m" --epochs 2 --lora-dropout 0.1 -o got rows
+    folder got | cmp want.sums -
+  done
+  [ "$(jq -r .base_model_name_or_path got/adapter/adapter_config.json)" = qwen2 ]
   rm -rf got
   cat rows | train -q -m "$(M qwen2)" --epochs 2 --lora-dropout 0.1 -o got 2>err
   folder got | cmp want.sums -
@@ -98,6 +104,8 @@ folder() {
   fails 1 "^train: bad:1: label 2 is 608, the model's ids end at 607" train -m "$m" -o out bad
   echo '{"ids": [1, 2, 608], "labels": [-100, 2, 3]}' >bad
   fails 1 "^train: bad:1: token 2 is 608, the model's ids end at 607" train -m "$m" -o out bad
+  echo '{"ids": [1, 2, 3], "labels": [2, 3, -100]}' >bad
+  fails 1 '^train: bad:1: label 0 is 2, the token there is 1: a label is the token itself or -100' train -m "$m" -o out bad
   echo '{"ids": [1, 2], "labels": [-100, 2, 3]}' >bad
   fails 1 '^train: bad:1: 2 ids and 3 labels' train -m "$m" -o out bad
   echo '{"ids": [1, NaN], "labels": [-100, 2]}' >bad
@@ -149,6 +157,8 @@ folder() {
   fails 1 'the adapter is of another model|this model with these targets has' train -m "$(M qwen2)" --lora-rank 4 --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
   fails 1 'the adapter is of another model|this model with these targets has' train -m "$(M qwen3)" --lora-rank 3 --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
   train -q -m "$(M qwen3)" --lora-rank 4 --lora-alpha 8 --adapter "$GOLDEN/train/qwen3/adapter" --max-steps 1 -o cont rows
+  fails 1 'adapter_config.json: lora_alpha is 8, asked for is 16' train -m "$(M qwen3)" --lora-rank 4 --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
+  fails 1 'adapter_config.json: lora_alpha is 8, asked for is 8 with rslora' train -m "$(M qwen3)" --lora-rank 4 --lora-alpha 8 --rslora --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
   fails 1 'needed, more than --memory' train -m "$(M qwen3)" --memory 11M -o out rows
   grep -q -- '--pass-tokens [0-9]* fits' "$BATS_TEST_TMPDIR/.stderr"
   cp -r "$(M qwen3)" broken
@@ -167,6 +177,9 @@ folder() {
     train -q -m "$(M qwen3)" --preset "$p" --max-steps 1 --max-length 500 -o "out/$(basename "$p")" rows
     jq -e '.options["max-length"] == 500 and .options["max-steps"] == 1' "out/$(basename "$p")/run.json" >/dev/null
   done
+  train -q -m "$(M qwen3)" --preset math_tokenskip --max-steps 1 --max-length 500 -o out/named rows
+  cmp out/named/merged/model.safetensors out/math_tokenskip/merged/model.safetensors
+  fails 2 '^train: no_such: ' train -m "$(M qwen3)" --preset no_such -o x rows
   jq -e '.options | .lr == 5e-5 and .["lora-rank"] == 8 and .scheduler == "constant_with_warmup" and .accumulate == 32' out/math_tokenskip/run.json
   jq -e '.options | .method == "full" and .seed == 0 and .["raw-text"]' out/gsm8k_concise_rawtext/run.json
 }
@@ -175,6 +188,16 @@ folder() {
   rows 20
   train -m "$(M qwen3)" --method full --lr 0.03 --scheduler constant --epochs 6 --eval-ratio 0.2 --eval-every 2 -o out rows 2>err
   jq -e '.counts.eval_rows == 8 and .counts.rows == 32' out/run.json
+  # without ids of questions: the prompt is the question; with ids that only look like samples: all of the id
+  jq -c 'del(.metadata)' rows >nameless
+  jq -c '{messages}' rows | jq -c '[.messages[0].content, .] | .[1].messages[0].content = (.[0] | sub("\\+.*"; "?")) | .[1]' >prompts
+  train -m "$(M qwen3)" --epochs 1 --eval-ratio 0.2 -o p prompts 2>err
+  jq -e '.counts.eval_rows == 8 and .counts.rows == 32' p/run.json
+  train -m "$(M qwen3)" --epochs 1 --eval-ratio 0.2 -o q nameless 2>err
+  jq -e '.counts.eval_rows == 8' q/run.json
+  jq -c '.metadata = {source_id: ("my_small_set_" + .metadata.question_source_id[11:])}' rows >small
+  train -m "$(M qwen3)" --epochs 1 --eval-ratio 0.2 -o s small 2>err
+  jq -e '.counts.eval_rows == 8 and .counts.rows == 32' s/run.json
   best=$(jq -s 'map(select(.eval_loss)) | min_by(.eval_loss) | .step' out/metrics.jsonl)
   [ "$(jq .counts.best_step out/run.json)" = "$best" ]
 }
@@ -319,6 +342,16 @@ part() {
   grep -q '^train: warning: 1 rows think without an end and are dropped' err
   jq -e '.counts.endless == 1 and .counts.rows == 12' half/run.json
   fails 1 '^train: all 1 rows were dropped' train -m open --max-steps 1 -o x endless
+}
+
+@test "train: weights that grew over the type they are written in are no model" {
+  rows 4
+  fails 1 'the model computes no numbers: its weights grew too large' train -q -m "$(M llama-fp16)" --method full --lr 100 --warmup 0 --max-steps 2000 --max-grad-norm 1 --scheduler constant -o out rows || {
+    grep -q 'is not a number\|is infinite' "$BATS_TEST_TMPDIR/.stderr"
+  }
+  not ls -d out
+  train -m "$(M qwen3)" --max-steps 1 -o one rows 2>err
+  grep -q 'the only step is the first of a warmup, with learning rate 0: nothing is learnt' err
 }
 
 @test "train: a long row that no step has does not matter" {
