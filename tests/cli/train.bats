@@ -346,9 +346,7 @@ part() {
 
 @test "train: weights that grew over the type they are written in are no model" {
   rows 4
-  fails 1 'the model computes no numbers: its weights grew too large' train -q -m "$(M llama-fp16)" --method full --lr 100 --warmup 0 --max-steps 2000 --max-grad-norm 1 --scheduler constant -o out rows || {
-    grep -q 'is not a number\|is infinite' "$BATS_TEST_TMPDIR/.stderr"
-  }
+  fails 1 'the model computes no numbers: its weights grew too large' train -q -m "$(M llama-fp16)" --lora-rank 1 --lora-alpha 1e6 --lr 10 --max-steps 1 --warmup 0 -o out rows
   not ls -d out
   train -m "$(M qwen3)" --max-steps 1 -o one rows 2>err
   grep -q 'the only step is the first of a warmup, with learning rate 0: nothing is learnt' err
