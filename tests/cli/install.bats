@@ -21,7 +21,7 @@ load lib
   jq -e '.options.accumulate == 32' out/run.json
   mkdir -p "moved place/share/latent/models"
   cp -r "$GOLDEN/models/qwen3" "moved place/share/latent/models/tiny"
-  echo hello | "moved place/bin/latent" tok count -m embedded:tiny >count
+  echo '{"text": "hello"}' | "moved place/bin/latent" tok count -m embedded:tiny >count
   for p in "$ROOT"/man/*.[157]; do
     [ -e "$p" ] || continue
     cmp "$p" "moved place/share/man/man${p##*.}/$(basename "$p")"
