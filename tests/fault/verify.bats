@@ -23,7 +23,7 @@ make_tree() {
   score -m "$GOLDEN/models/qwen3" -q -o out/scores.jsonl out/compressed.jsonl.zst
   dataset math --split test --file "$GOLDEN/questions/math_test.jsonl" -q |
     "$BIN/eval" -m out/model/merged --ratio 0.5 --max-tokens 8 -q -o out/results.jsonl
-  "$BIN/report" -q -o out/report.txt out/results.jsonl
+  "$BIN/report" -q -o out/report.txt --wandb out/export out/results.jsonl >/dev/null
   dualize -m "$GOLDEN/models/qwen2" -q -o out/dual
   cp -r "$GOLDEN/models/qwen2-sharded" sharded
   cp -r "$GOLDEN/train/qwen2/adapter" adapter
@@ -188,6 +188,21 @@ store_entry() {
     edit adapter/adapter_config.json jq --arg b "$GOLDEN/models/llama3" '.base_model_name_or_path = $b' -- adapter
   fault missing 'adapter/adapter_model.safetensors: cannot open' rm adapter/adapter_model.safetensors -- adapter
   fault pickled 'adapter: holds a pickled adapter only' mv adapter/adapter_model.safetensors adapter/adapter_model.bin -- adapter
+}
+
+@test "fault: runs for W&B" {
+  d=$(echo out/export/wandb/offline-run-*)
+  f=$(echo "$d"/*.wandb)
+  verify -q out/export "$d"
+  forget() { edit "$1" "${@:2}" && rm -f "$1.run.json"; }
+  fault block "$f: " flip "$f" -- "$d"
+  fault block-alone "$f: .*byte [0-9]+: checksum" eval "flip $f; rm -f $f.run.json" -- "$d"
+  fault block-all "$f: " flip "$f" -- --all out
+  fault tail "$f: " forget "$f" head -c -40 -- out/export
+  fault two "$d: 2 files called \*.wandb, expected one" cp "$f" "$d/run-other.wandb" -- "$d"
+  fault files "$d/files.*(is missing|No such file)" rm -r "$d/files" -- "$d"
+  fault name "out/export/wandb/renamed: expected the name offline-run-" mv "$d" out/export/wandb/renamed -- out/export/wandb/renamed
+  fault metadata "$d/wandb-metadata.json: belongs in files" touch "$d/wandb-metadata.json" -- "$d"
 }
 
 @test "fault: a remembered hash hides nothing from verify" {
