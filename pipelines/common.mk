@@ -24,9 +24,9 @@ VARS :=
 define var
 $(if $(strip $($(1))),,$(eval override $(1) := $(2)))$(eval VARS += $(1))$(eval HELP_$(1) := $(3))
 endef
-# Without a model of the user's, the embedded ones and questions made on the spot. $(call real_or,A,B): A with models of
+# Without a model of the user's (embedded:NAME is none), the embedded ones and questions made on the spot. $(call real_or,A,B): A with models of
 # the user's, else B.
-EMBEDDED := $(if $(strip $(MODEL)$(DUAL_MODEL)$(LLMLINGUA_PATH)),,1)
+EMBEDDED := $(if $(strip $(filter-out embedded:%,$(MODEL) $(DUAL_MODEL) $(LLMLINGUA_PATH))),,1)
 real_or = $(if $(EMBEDDED),$(2),$(1))
 # $(call skipped,X): 1 only if SKIP_X is 1
 skipped = $(filter 1,$(strip $(SKIP_$(1))))

@@ -24,7 +24,7 @@ samples=$out/$s/data/sft/tokenskip/original/arith/arith_raw_original_merged.json
 bin/compress -q --ratio 0.5 --seed "$s" --target-model embedded:reasoner --save-scores "$shuffled/scores.jsonl" \
   -o "$shuffled/unused.jsonl" "$samples"
 jq -c --argjson seed "$s" '
-  .score |= (. as $a | (length) as $n | reduce range($n - 1; 0; -1) as $i ({ a: $a, x: ($seed * 7919 + $n) };
+  .p |= (. as $a | (length) as $n | reduce range($n - 1; 0; -1) as $i ({ a: $a, x: ($seed * 7919 + $n) };
     .x = ((.x * 1103515245 + 12345) % 2147483648) | (.x / 65536 | floor % ($i + 1)) as $j
     | .a[$i] as $t | .a[$i] = .a[$j] | .a[$j] = $t) | .a)' "$shuffled/scores.jsonl" >"$shuffled/mixed.jsonl"
 pipeline SEED="$s" OUT="$shuffled/run" COMPRESS_OPTIONS="--scores $(realpath "$shuffled/mixed.jsonl")" >/dev/null

@@ -129,6 +129,9 @@ called() {
   grep -qE '^  EVAL_RATIOS +1.0,0.7,0.5,0.3 ' <<<"$output"
   [ ! -e out ]
   [ ! -s calls ]
+  MODEL= LLMLINGUA_PATH= pipeline BIN=fake OUT=other >/dev/null # what the environment has and is empty is unset in every make
+  grep -q '^dataset arith' calls
+  : >calls
   MODEL=/some/model run pipeline BIN=fake help
   grep -qE '^  NUM_SAMPLES +8 ' <<<"$output"
   grep -qE '^  MAX_TOKENS +4096 ' <<<"$output"
@@ -294,6 +297,17 @@ small() {
   same one/data/sft/tokenskip/original/arith/arith_raw_original_merged.jsonl \
     four/data/sft/tokenskip/original/arith/arith_raw_original_merged.jsonl
   cmp one.log four.log
+}
+
+@test "pipeline: the table can be traced back to questions and models, and every artefact verifies" {
+  small >/dev/null 2>&1
+  export LATENT_RUNS=out/runs
+  run "$BIN/verify" --trace out/results/sft/arith/embedded-tokenskip-multirate/eval/report.txt
+  [ "$status" = 0 ]
+  for p in eval train prepare compress grade collect dataset; do grep -qE "  $p [0-9]+\." <<<"$output" || { echo "no $p: $output"; return 1; }; done
+  [[ $output == *"reasoner"* && $output == *"compressor"* ]]
+  [[ $output != *MISSING* ]]
+  "$BIN/verify" --all out
 }
 
 @test "pipeline: real traces through grade --fill, every step behind it" {
