@@ -143,12 +143,13 @@ int tool_main(const struct tool *t, int argc, char **argv)
 
 int tool_main_words(const struct tool *t, const struct refword *words, int argc, char **argv)
 {
-    static char **kept; /* to the end: options point into it */
+    struct refwords_line line;
     struct err e = { "" };
-    if (refwords_translate(words, &argc, &argv, &e) < 0) {
+    int rc = TOOL_MISUSE;
+    if (refwords_translate(&line, words, argc, argv, &e) < 0)
         fprintf(stderr, "%s: %s\n", t->name, e.msg);
-        return TOOL_MISUSE;
-    }
-    kept = argv;
-    return tool_main(t, argc, kept);
+    else
+        rc = tool_main(t, line.n, line.v);
+    refwords_release(&line);
+    return rc;
 }

@@ -441,6 +441,7 @@ struct walk {
     size_t nseen, seen_cap;
     struct fresh *fresh; /* fingerprints of folders as they are now: many runs use one model */
     size_t nfresh;
+    int of_model; /* depth of the inputs of the model folder that is being followed */
 };
 
 struct fresh {
@@ -581,7 +582,10 @@ static void walk_model(struct walk *w, int depth, const struct manifest_model *d
     if (dir && read_folder(&m, dir)) {
         if (j)
             buf_puts(j, ", \"from\": [");
+        int outer = w->of_model;
+        w->of_model = depth + 2;
         walk_manifest(w, depth + 1, dir, &m);
+        w->of_model = outer;
         if (j)
             buf_puts(j, "]");
         manifest_release(&m);
@@ -602,14 +606,15 @@ static void walk_input(struct walk *w, int depth, const struct manifest_input *i
         walk_manifest(w, depth, label, &m);
         return;
     }
-    bool here = file_has_hash(w, in->name, in->hash);
-    line(w, depth, "%s  %s  %s", label, in->hash, here ? "source" : "MISSING");
+    /* A model that was made elsewhere is taken as it is. */
+    bool here = file_has_hash(w, in->name, in->hash), elsewhere = !here && depth == w->of_model;
+    line(w, depth, "%s  %s  %s", label, in->hash, here ? "source" : elsewhere ? "(not here)" : "MISSING");
     if (w->out->json) {
         buf_puts(w->out->json, "{\"source\": ");
         json_put_cstr(w->out->json, in->name);
         buf_printf(w->out->json, ", \"hash\": \"%s\", \"present\": %s}", in->hash, here ? "true" : "false");
     }
-    if (here)
+    if (here || elsewhere)
         return;
     if (file_exists(in->name))
         problem(w, "%s: was made from %s as it was (hash %s); that file has other bytes now and nothing else has those",

@@ -8,11 +8,16 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-struct line {
-    char **v;
-    int n;
-    const char *shards, *shard; /* --num-shards, --shard-id */
+struct shards {
+    const char *n, *k; /* --num-shards, --shard-id */
 };
+
+/* Adds a text that the line owns. */
+static void put_own(struct refwords_line *out, char *text)
+{
+    out->own[out->nown++] = text;
+    out->v[out->n++] = text;
+}
 
 static bool says_compat(int argc, char **argv)
 {
@@ -33,7 +38,8 @@ static const char *value_of(char **argv, int argc, int *i, size_t n, struct err 
     return NULL;
 }
 
-static int put_word(struct line *out, const struct refword *w, char **argv, int argc, int *i, size_t n, struct err *e)
+static int put_word(struct refwords_line *out, const struct refword *w, char **argv, int argc, int *i, size_t n,
+                    struct err *e)
 {
     struct buf b = BUF_INIT;
     size_t ours = strlen(w->ours);
@@ -50,18 +56,19 @@ static int put_word(struct line *out, const struct refword *w, char **argv, int 
         return err_set(e, "--%s takes no value", w->word);
     }
     if (ours)
-        out->v[out->n++] = buf_take(&b);
+        put_own(out, buf_take(&b));
     buf_release(&b);
     return 0;
 }
 
-static int put_argument(struct line *out, const struct refword *words, char **argv, int argc, int *i, struct err *e)
+static int put_argument(struct refwords_line *out, struct shards *shards, const struct refword *words, char **argv,
+                        int argc, int *i, struct err *e)
 {
     const char *name = argv[*i];
     size_t n = strcspn(name, "=");
     if (strncmp(name, "--", 2) == 0 && n > 2) {
-        const char **shard = n == 12 && !strncmp(name, "--num-shards", n) ? &out->shards
-                             : n == 10 && !strncmp(name, "--shard-id", n) ? &out->shard
+        const char **shard = n == 12 && !strncmp(name, "--num-shards", n) ? &shards->n
+                             : n == 10 && !strncmp(name, "--shard-id", n) ? &shards->k
                                                                           : NULL;
         if (shard)
             return (*shard = value_of(argv, argc, i, n, e)) ? 0 : -1;
@@ -73,26 +80,37 @@ static int put_argument(struct line *out, const struct refword *words, char **ar
     return 0;
 }
 
-int refwords_translate(const struct refword *words, int *argc, char ***argv, struct err *e)
+int refwords_translate(struct refwords_line *line, const struct refword *words, int argc, char **argv, struct err *e)
 {
-    if (!says_compat(*argc, *argv))
+    *line = (struct refwords_line){ .v = argv, .n = argc };
+    if (!says_compat(argc, argv))
         return 0;
-    struct line out = { .v = xcalloc((size_t)*argc + 3, sizeof(char *)) };
+    struct shards shards = { NULL, NULL };
+    size_t most = (size_t)argc + 3;
+    *line = (struct refwords_line){ .v = xcalloc(most, sizeof(char *)), .own = xcalloc(most, sizeof(char *)) };
     int rc = 0, i = 1;
-    out.v[out.n++] = (*argv)[0];
-    for (; rc == 0 && i < *argc && strcmp((*argv)[i], "--") != 0; i++)
-        rc = put_argument(&out, words, *argv, *argc, &i, e);
-    if (rc == 0 && !out.shards != !out.shard)
+    line->v[line->n++] = argv[0];
+    for (; rc == 0 && i < argc && strcmp(argv[i], "--") != 0; i++)
+        rc = put_argument(line, &shards, words, argv, argc, &i, e);
+    if (rc == 0 && !shards.n != !shards.k)
         rc = err_set(e, "--num-shards and --shard-id go together");
-    if (rc == 0 && out.shards) {
+    if (rc == 0 && shards.n) {
         struct buf b = BUF_INIT;
-        buf_printf(&b, "--shard=%s/%s", out.shard, out.shards);
-        out.v[out.n++] = buf_take(&b);
-        out.v[out.n++] = xstrdup("--shard-style=stride");
+        buf_printf(&b, "--shard=%s/%s", shards.k, shards.n);
+        put_own(line, buf_take(&b));
+        put_own(line, xstrdup("--shard-style=stride"));
     }
-    for (; rc == 0 && i < *argc; i++)
-        out.v[out.n++] = (*argv)[i];
-    *argc = out.n;
-    *argv = out.v;
+    for (; rc == 0 && i < argc; i++)
+        line->v[line->n++] = argv[i];
     return rc;
+}
+
+void refwords_release(struct refwords_line *line)
+{
+    if (!line->own)
+        return;
+    for (int i = 0; i < line->nown; i++)
+        free(line->own[i]);
+    free(line->own);
+    free(line->v);
 }

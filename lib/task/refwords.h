@@ -1,7 +1,10 @@
 /* refwords.h - the reference's option words, for command lines that say --compat.
  *
  *     static const struct refword words[] = { { "gpu", "", NULL, NULL }, ..., { NULL, NULL, NULL, NULL } };
- *     refwords_translate(words, &argc, &argv, &e);     // before the program's own table reads them
+ *     struct refwords_line line;
+ *     if (refwords_translate(&line, words, argc, argv, &e) == 0)     // before the program's own table reads them
+ *         ... line.n, line.v ...
+ *     refwords_release(&line);                                      // when nothing points into it any more
  *
  * Without --compat nothing changes: a word that is not ours stays an unknown option. */
 #ifndef LATENT_TASK_REFWORDS_H
@@ -17,8 +20,16 @@ struct refword {
     const char *zero; /* this value means 0 here; NULL: none does */
 };
 
-/* --num-shards N with --shard-id K, which go together, become --shard=K/N --shard-style=stride. On success *argv is a
- * new list, its end NULL, which is never freed: options point into it. */
-int refwords_translate(const struct refword *words, int *argc, char ***argv, struct err *e);
+struct refwords_line {
+    char **v; /* n words and NULL: the caller's own argv, or texts of ours among them */
+    int n;
+    char **own;
+    int nown;
+};
+
+/* --num-shards N with --shard-id K, which go together, become --shard=K/N --shard-style=stride. *line has to be
+ * released after an error too. */
+int refwords_translate(struct refwords_line *line, const struct refword *words, int argc, char **argv, struct err *e);
+void refwords_release(struct refwords_line *line);
 
 #endif
