@@ -22,7 +22,7 @@ space := $(subst ,, )
 # $(call var,NAME,DEFAULT,what it is)
 VARS :=
 define var
-$(if $(strip $($(1))),,$(eval override $(1) := $(2)))$(eval VARS += $(1))$(eval HELP_$(1) := $(3))
+$(if $(strip $($(1))),,$(eval override $(1) := $(2)))$(if $(filter $(1),$(VARS)),,$(eval VARS += $(1))$(eval HELP_$(1) := $(3)))
 endef
 # Without a model of the user's (embedded:NAME is none), the embedded ones and questions made on the spot. $(call real_or,A,B): A with models of
 # the user's, else B.
@@ -52,12 +52,14 @@ shard_file = $(1)$(if $(filter 1,$(NUM_SHARDS)),,_shard$(2)of$(NN)).jsonl
 shard_files = $(foreach k,$(SHARDS),$(call shard_file,$(1),$(k)))
 # --shard K/N of shard KK; nothing when there is only one
 shard_option = $(if $(filter 1,$(NUM_SHARDS)),,--shard $(shell echo $$((10#$(1))))/$(NUM_SHARDS))
-# --device of shard KK
-device = --device $(if $(gpu_list),cuda:$(word $(shell echo $$((10#$(1) % $(words $(gpu_list)) + 1))),$(gpu_list)),auto)
+# $(call on,GPUS,KK): --device of shard KK, which takes these GPUs in turn; $(call device,KK): of all that there are
+on = --device $(if $(1),cuda:$(word $(shell echo $$((10#$(2) % $(words $(1)) + 1))),$(1)),auto)
+device = $(call on,$(gpu_list),$(1))
 RUN_FLAGS = --require-provenance --threads $(THREADS)
 
-# $(call must_exist,FILES,what they are): stops before anything runs
-must_exist = $(if $(filter help clean,$(MAKECMDGOALS)),,$(foreach f,$(1),$(if $(wildcard $(f)),,$(error $(f): there is no such file ($(2))))))
+# $(call refuse,SENTENCE), $(call must_exist,FILES,what they are): stop before anything runs
+refuse = $(if $(filter help clean,$(MAKECMDGOALS)),,$(error $(1)))
+must_exist = $(foreach f,$(1),$(if $(wildcard $(f)),,$(call refuse,$(f): there is no such file ($(2)))))
 # $(call first_line,TEXT): said once, before anything runs
 first_line = $(if $(LATENT_LOCKED)$(filter help plan clean,$(MAKECMDGOALS)),,$(shell echo "$(1)" >&2))
 

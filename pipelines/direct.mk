@@ -8,11 +8,13 @@
 # chat template opens the thinking, what is learnt is to close it at once.
 DEFAULT_MODEL := Qwen/Qwen2.5-3B-Instruct
 EMBEDDED_PRESET := embedded_tokenskip
-EMBEDDED_QUESTIONS := 2000
-METHOD := direct
+SMALL_QUESTIONS := 2000
+SMALL_TEST := -1
+DEFAULT_PRESET := gsm8k_direct
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
-DEFAULT_PRESET := gsm8k_direct
+$(call var,MODEL,$(call real_or,$(or $(strip $(DUAL_MODEL)),$(DEFAULT_MODEL)),embedded:reasoner),checkpoint that is sampled and trained)
+$(call var,BENCHMARK,gsm8k,gsm8k or math)
 $(call var,FORMAT,$(call real_or,xml,tokenskip),xml or paper or tokenskip: how questions are put and answers written)
 $(call var,MAX_TOKENS,$(call real_or,$(if $(filter math,$(BENCHMARK)),4096,512),300),tokens of an answer at most)
 include $(ROOT)/pipelines/finetune.mk
@@ -23,7 +25,6 @@ endif
 $(call first_line,$(NAME): MODEL=$(MODEL) FORMAT=$(FORMAT)$(if $(EMBEDDED), (the embedded reasoner on questions of dataset arith)))
 
 ROWS := $(SFT)/$(SET)_direct.jsonl
-$(call step,$(QUESTIONS)_train.jsonl,,$(call dataset,train,$(TRAIN_FILE),$(NUM_QUESTIONS)))
-$(call step,$(ROWS),$(QUESTIONS)_train.jsonl,prepare --method direct --format $(FORMAT) --seed $(SEED))
-measure := --prompt-format $(FORMAT) --max-tokens $(MAX_TOKENS)
-$(call finetuned,$(ROWS),$(measure),$(measure))
+$(foreach k,$(SHARDS),$(call questions,$(k)))
+$(call step,$(ROWS),$(foreach k,$(SHARDS),$(call train_questions,$(k))),prepare --method direct --format $(FORMAT) --seed $(SEED))
+$(call finetuned,direct,$(ROWS),--prompt-format $(FORMAT) --max-tokens $(MAX_TOKENS))

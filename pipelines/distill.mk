@@ -10,9 +10,12 @@
 # the embedded reasoner has learnt one prompt and follows no instructions.
 DEFAULT_MODEL := Qwen/Qwen3-4B-Thinking-2507
 EMBEDDED_PRESET := embedded_tokenskip
-EMBEDDED_QUESTIONS := -1
+SMALL_QUESTIONS := -1
+SMALL_TEST := -1
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
+$(call var,MODEL,$(call real_or,$(or $(strip $(DUAL_MODEL)),$(DEFAULT_MODEL)),embedded:reasoner),checkpoint that is sampled and trained)
+$(call var,BENCHMARK,gsm8k,gsm8k or math)
 $(call var,PROMPT_DATA,sot,sot or cod or a file: how to reason)
 METHOD := $(basename $(notdir $(PROMPT_DATA)))-distill
 DEFAULT_PRESET := $(if $(strip $(DUAL_MODEL)),sot_latent,sot_vanilla)
@@ -36,8 +39,8 @@ data_file := $(if $(findstring /,$(PROMPT_DATA))$(wildcard $(PROMPT_DATA)),$(PRO
 $(call must_exist,$(data_file),PROMPT_DATA)
 
 define collect_shard
-$(call step,$(call shard_file,$(QUESTIONS)_train,$(1)),,$(call dataset,train,$(TRAIN_FILE),$(NUM_QUESTIONS)) $(call shard_option,$(1)))
-$(call step,$(call shard_file,$(SAMPLES),$(1)),$(call shard_file,$(QUESTIONS)_train,$(1)),collect --model $(MODEL) \
+$(call questions,$(1))
+$(call step,$(call shard_file,$(SAMPLES),$(1)),$(call train_questions,$(1)),collect --model $(MODEL) \
   --prompt-data $(PROMPT_DATA) --prompt-layout $(PROMPT_LAYOUT) --num-samples $(NUM_SAMPLES) --temperature $(SAMPLE_TEMP) \
   --top-p $(TOP_P) --max-tokens $(MAX_TOKENS) --no-grade --seed $(SEED) $(call device,$(1)),$(data_file))
 endef
@@ -45,5 +48,4 @@ $(foreach k,$(SHARDS),$(call collect_shard,$(k)))
 $(call step,$(SAMPLES)_merged.jsonl,$(call shard_files,$(SAMPLES)),grade)
 $(call step,$(SAMPLES)_short.jsonl,$(SAMPLES)_merged.jsonl,select --correct --dedup --shortest $(TOP_K) --seed $(SEED))
 $(call step,$(ROWS),$(SAMPLES)_short.jsonl,prepare --method distill --prompt-data $(PROMPT_DATA) --seed $(SEED),$(data_file))
-measure := --prompt-data $(PROMPT_DATA) --prompt-layout system-only --max-tokens $(EVAL_TOKENS)
-$(call finetuned,$(ROWS),$(measure),$(measure))
+$(call finetuned,$(METHOD),$(ROWS),--prompt-data $(PROMPT_DATA) --prompt-layout system-only --max-tokens $(EVAL_TOKENS))

@@ -11,9 +11,12 @@
 # exemplars: without MODEL the format is that prompt (tokenskip), and there is one round, without few-shot.
 DEFAULT_MODEL := Qwen/Qwen2.5-3B-Instruct
 EMBEDDED_PRESET := embedded_concise
-EMBEDDED_QUESTIONS := 600
+SMALL_QUESTIONS := 600
+SMALL_TEST := -1
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
+$(call var,MODEL,$(call real_or,$(or $(strip $(DUAL_MODEL)),$(DEFAULT_MODEL)),embedded:reasoner),checkpoint that is sampled and trained)
+$(call var,BENCHMARK,gsm8k,gsm8k or math)
 $(call var,FORMAT,$(call real_or,xml,tokenskip),xml or paper or tokenskip: how questions are put and answers written)
 METHOD := self-training-concise$(if $(filter paper,$(FORMAT)),-rawtext)
 MATH := $(filter math,$(BENCHMARK))
@@ -44,7 +47,7 @@ ROWS := $(SFT)/$(SET)_concise_$(FORMAT)$(if $(filter paper,$(FORMAT)),_augmented
 
 # ---- samples: $(call round,ROUND,GPUS,COLLECT OPTIONS,FILE) ----
 define collect_shard
-$(call step,$(call shard_file,$(COT)_$(1),$(5)),$(call shard_file,$(QUESTIONS)_train,$(5)),collect --model $(MODEL) \
+$(call step,$(call shard_file,$(COT)_$(1),$(5)),$(call train_questions,$(5)),collect --model $(MODEL) \
   --prompt-format $(FORMAT) --num-samples $(NUM_SAMPLES) --temperature $(SAMPLE_TEMP) --top-p $(TOP_P) --top-k $(TOP_K) \
   --max-tokens $(MAX_TOKENS) --no-grade --seed $(SEED) $(3) $(call on,$(2),$(5)),$(4))
 endef
@@ -53,7 +56,7 @@ define round
 $(foreach k,$(SHARDS),$(call collect_shard,$(1),$(subst $(comma), ,$(2)),$(3),$(4),$(k)))
 $(call step,$(COT)_$(1)_merged.jsonl,$(call shard_files,$(COT)_$(1)),grade)
 endef
-$(foreach k,$(SHARDS),$(call step,$(call shard_file,$(QUESTIONS)_train,$(k)),,$(call dataset,train,$(TRAIN_FILE),$(NUM_QUESTIONS)) $(call shard_option,$(k))))
+$(foreach k,$(SHARDS),$(call questions,$(k)))
 $(call round,zero-shot,$(ZERO_GPUS))
 
 choose = select --correct $(SELECT_OPTIONS) --max-cot-tokens $(MAX_THINK_TOKENS) --seed $(SEED)
@@ -67,5 +70,4 @@ both := $(COT)_zero-shot_merged.jsonl $(if $(filter-out 0,$(NUM_FEW_SHOT)),$(COT
 $(call step,$(CHOSEN),$(both),$(choose) --dedup --shortest 1)
 $(call step,$(ROWS),$(CHOSEN),prepare --method concise --format $(FORMAT) --seed $(SEED))
 
-measure := --prompt-format $(if $(filter paper,$(FORMAT)),raw,$(FORMAT)) --max-tokens $(MAX_TOKENS)
-$(call finetuned,$(ROWS),$(measure),$(measure))
+$(call finetuned,$(METHOD),$(ROWS),--prompt-format $(if $(filter paper,$(FORMAT)),raw,$(FORMAT)) --max-tokens $(MAX_TOKENS))

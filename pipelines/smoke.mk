@@ -4,7 +4,6 @@
 # make -f pipelines/smoke.mk [help | plan | report | clean]
 BENCHMARK := math
 DEFAULT_MODEL := Qwen/Qwen3-4B-Thinking-2507
-DEFAULT_NAME := qwen3-4b-thinking
 DEFAULT_PRESET := math_tokenskip
 DEFAULT_SAMPLES := 1
 DEFAULT_TEMP := 0

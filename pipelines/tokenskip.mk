@@ -3,7 +3,8 @@
 #   questions -> collect -> grade -> compress (all ratios) [-> score -> select, the quality filter] -> prepare -> train
 #   test questions -> eval of the model as it was, and of the trained one at every ratio -> report
 #
-# The including file sets BENCHMARK and the DEFAULT_... values of real models. File names are those of the Python stack.
+# The including file sets BENCHMARK and the DEFAULT_... values of real models; finetune.mk has what other experiments
+# share. File names are those of the Python stack.
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 
 # The embedded model is small and forgets: many questions once rather than few often, few ratios and a row of each.
@@ -13,10 +14,6 @@ $(call var,MODEL,$(call real_or,$(DEFAULT_MODEL),embedded:reasoner),checkpoint t
 $(call var,LLMLINGUA_PATH,$(call real_or,,embedded:compressor),compressor: an LLMLingua-2 encoder)
 $(call var,DUAL_MODEL,,checkpoint with two vocabularies that is trained and measured instead of MODEL)
 $(call var,DUAL,,1: MODEL with a second vocabulary too and its results beside the standard ones)
-$(call var,TRAIN_FILE,,questions to sample: a file as $(BENCHMARK) is published; unset: from the hub)
-$(call var,TEST_FILE,,questions to measure on: a file as $(BENCHMARK) is published; unset: from the hub)
-$(call var,NUM_QUESTIONS,$(if $(SMOKE),20,$(call real_or,-1,4000)),questions to sample; -1: all)
-$(call var,NUM_TEST,$(if $(SMOKE),10,$(call real_or,-1,500)),questions to measure on; -1: all)
 $(call var,NUM_SAMPLES,$(call real_or,$(DEFAULT_SAMPLES),1),samples of each question)
 $(call var,SAMPLE_TEMP,$(call real_or,$(DEFAULT_TEMP),0.7),temperature of the samples)
 $(call var,MAX_TOKENS,$(call real_or,$(DEFAULT_TOKENS),300),tokens of an answer at most)
@@ -28,19 +25,22 @@ $(call var,QUALITY_FILTER_TOP,,keep only this share of the compressed samples: t
 $(call var,QUALITY_SCORE_KEY,logprob_post_cot,the score: logprob_post_cot or logprob_answer or logprob_boxed)
 $(call var,COMPRESS_OPTIONS,,further options of compress)
 $(call var,PREPARE_OPTIONS,$(call real_or,,--all-ratios),further options of prepare)
-$(call var,PRESET,$(call real_or,$(DEFAULT_PRESET),embedded_tokenskip),options of train: a file in pipelines/presets)
-$(call var,TRAIN_OPTIONS,$(if $(SMOKE),--epochs 1 --max-steps 0),further options of train)
-$(call var,TRAIN_NPROC,1,ranks of train: one)
+$(call var,END_BIAS,$(call real_or,,0),two vocabularies: added to the logit of the think end while thinking; unset: what eval has)
 $(call var,WANDB_PROJECT,,also writes offline W&B runs of this project)
 $(call var,COLLECTED,,with SKIP_COLLECT=1: samples of your own; what they lack is filled in)
 $(foreach s,COLLECT COMPRESS QUALITY PREPARE TRAIN,$(call var,SKIP_$(s),,1: this step does not run: what it made before is used))
 
-# ---- what cannot work is said before anything runs ----
-LAZY := $(filter help clean,$(MAKECMDGOALS))
-refuse = $(if $(LAZY),,$(error $(1)))
-ifneq ($(TRAIN_NPROC),1)
-$(call refuse,TRAIN_NPROC=$(TRAIN_NPROC): train runs on one device; leave it at 1)
+EMBEDDED_PRESET := embedded_tokenskip
+SMALL_QUESTIONS := 4000
+SMALL_TEST := 500
+ifdef SMOKE
+$(call var,NUM_QUESTIONS,20,questions to train on)
+$(call var,NUM_TEST,10,questions to measure on)
+$(call var,TRAIN_OPTIONS,--epochs 1 --max-steps 0,further options of train)
 endif
+include $(ROOT)/pipelines/finetune.mk
+
+# ---- what cannot work is said before anything runs ----
 ifeq ($(strip $(LLMLINGUA_PATH))$(call skipped,COMPRESS),)
 $(call refuse,LLMLINGUA_PATH is unset: a model of your own needs a compressor too. The usual one is \
   LLMLINGUA_PATH=microsoft/llmlingua-2-xlm-roberta-large-meetingbank; with SKIP_COMPRESS=1 none is needed)
@@ -48,50 +48,51 @@ endif
 ifneq ($(and $(filter 1,$(DUAL)),$(strip $(DUAL_MODEL))),)
 $(call refuse,DUAL=1 makes a model with two vocabularies out of MODEL; DUAL_MODEL=$(DUAL_MODEL) is one: give one of them)
 endif
-KEY_SHORT := $(patsubst logprob_%,%,$(patsubst %answer,%ans,$(patsubst %post_cot,%pc,$(QUALITY_SCORE_KEY))))
 ifeq ($(filter logprob_post_cot logprob_answer logprob_boxed,$(QUALITY_SCORE_KEY)),)
 $(call refuse,QUALITY_SCORE_KEY=$(QUALITY_SCORE_KEY): must be logprob_post_cot or logprob_answer or logprob_boxed)
 endif
-PRESET_FILE := $(if $(findstring /,$(PRESET)),$(PRESET),$(ROOT)/pipelines/presets/$(PRESET))
-$(call must_exist,$(PRESET_FILE) $(TRAIN_FILE) $(TEST_FILE),PRESET or TRAIN_FILE or TEST_FILE)
+# $(call numbers,LIST): its ratios as the file names have them; what is no number stays as it is
+numbers = $(foreach r,$(subst $(comma), ,$(1)),$(shell printf '%g' '$(r)' 2>&1 | grep -xE '[0-9.]+' || echo '$(r)'))
+unmade := $(filter-out 1 $(call numbers,$(COMPRESS_RATIOS)),$(call numbers,$(TRAIN_RATIOS)))
+ifneq ($(unmade)$(call skipped,PREPARE),$(call skipped,PREPARE))
+$(call refuse,TRAIN_RATIOS=$(TRAIN_RATIOS): nothing is compressed to $(firstword $(unmade)); COMPRESS_RATIOS=$(COMPRESS_RATIOS))
+endif
+QF := $(call numbers,$(QUALITY_FILTER_TOP))
+ifneq ($(shell awk 'BEGIN { q = "$(QF)"; if (q != "" && !(q + 0 > 0 && q + 0 <= 1)) print "bad" }'),)
+$(call refuse,QUALITY_FILTER_TOP=$(QUALITY_FILTER_TOP): must be a share above 0 and at most 1)
+endif
 
 $(call first_line,$(NAME): MODEL=$(MODEL) LLMLINGUA_PATH=$(or $(strip $(LLMLINGUA_PATH)),none)$(if \
   $(DUAL_MODEL), DUAL_MODEL=$(DUAL_MODEL))$(if $(EMBEDDED), (both come with the programs; questions: dataset arith)))
 
-MUST_OPEN := $(call real_or,$(MODEL) $(DUAL_MODEL) $(if $(call skipped,COMPRESS),,$(LLMLINGUA_PATH)))
+MUST_OPEN += $(call real_or,$(DUAL_MODEL) $(if $(call skipped,COMPRESS),,$(LLMLINGUA_PATH)))
 
 # ---- names ----
-SET := $(call real_or,$(BENCHMARK),arith)
-lower = $(shell printf '%s' '$(1)' | tr '[:upper:]' '[:lower:]')
-MODEL_NAME := $(call real_or,$(if $(filter $(DEFAULT_MODEL),$(MODEL)),$(DEFAULT_NAME),$(call lower,$(notdir $(MODEL:%/=%)))),embedded)
-QF := $(if $(strip $(QUALITY_FILTER_TOP)),$(shell printf '%g' '$(QUALITY_FILTER_TOP)'))
+KEY_SHORT := $(patsubst logprob_%,%,$(patsubst %answer,%ans,$(patsubst %post_cot,%pc,$(QUALITY_SCORE_KEY))))
 RATE := $(if $(filter 1,$(words $(subst $(comma), ,$(TRAIN_RATIOS)))),rawtext,multirate)
 # $(call tag,dual or nothing)
 tag = $(RATE)$(if $(1),-dual)$(if $(QF),-qf$(QF)-$(KEY_SHORT))
 KIND := $(if $(DUAL_MODEL),dual,standard)
-DATA := $(OUT)/data/sft/$(if $(SMOKE),tokenskip_smoke_$(KIND),tokenskip)
-RESULTS := $(OUT)/results/$(if $(SMOKE),sft_smoke,sft/$(SET))
+DATA := $(SFT)/$(if $(SMOKE),tokenskip_smoke_$(KIND),tokenskip)
+RESULTS := $(if $(SMOKE),$(OUT)/results/sft_smoke,$(RESULTS))
 # $(call model_dir,dual or nothing)
-model_dir = $(RESULTS)/$(if $(SMOKE),$(SET)_tokenskip,$(MODEL_NAME)-tokenskip)$(if $(SMOKE),_,-)$(call tag,$(1))
+model_dir = $(RESULTS)/$(if $(SMOKE),$(SET)_tokenskip_,$(MODEL_NAME)-tokenskip-)$(call tag,$(1))
 
-QUESTIONS := $(OUT)/data/questions/$(SET)
 ORIGINAL := $(DATA)/original/$(SET)/$(SET)_raw_original
 COMPRESSED := $(DATA)/compressed/$(SET)_raw
 SCORES := $(DATA)/scores/$(SET)_raw
 CHOSEN := $(COMPRESSED)$(if $(QF),_qf$(QF)_$(QUALITY_SCORE_KEY))/compressed.jsonl
-ROWS := $(if $(SMOKE),$(DATA)/rows,$(OUT)/data/sft/$(SET)_tokenskip_rawtext$(if $(QF),_qf$(QF)-$(KEY_SHORT))).jsonl
+ROWS := $(if $(SMOKE),$(DATA)/rows,$(SFT)/$(SET)_tokenskip_rawtext$(if $(QF),_qf$(QF)-$(KEY_SHORT))).jsonl
 BASE := $(RESULTS)/$(MODEL_NAME)/eval/$(SET)_eval_ratio_1.0.jsonl
 
 # $(call there,FILES,STEP): the files, which must be there because the step is skipped
 there = $(call must_exist,$(1),SKIP_$(2)=1 takes what is there)$(1)
 
-# ---- questions and samples ----
-limit = $(if $(filter-out -1,$(1)),--limit $(1))
-dataset = dataset $(SET) --split $(1) $(if $(2),--file $(2)) $(call limit,$(3)) --seed $(SEED)
+# ---- samples ----
 ifneq ($(call skipped,COLLECT),1)
 define collect_shard
-$(call step,$(call shard_file,$(QUESTIONS)_train,$(1)),,$(call dataset,train,$(TRAIN_FILE),$(NUM_QUESTIONS)) $(call shard_option,$(1)))
-$(call step,$(call shard_file,$(ORIGINAL),$(1)),$(call shard_file,$(QUESTIONS)_train,$(1)),collect \
+$(call questions,$(1))
+$(call step,$(call shard_file,$(ORIGINAL),$(1)),$(call train_questions,$(1)),collect \
   --model $(MODEL) --prompt-format tokenskip --num-samples $(NUM_SAMPLES) --temperature $(SAMPLE_TEMP) \
   --max-tokens $(MAX_TOKENS) --no-grade --seed $(SEED) $(call device,$(1)))
 endef
@@ -107,8 +108,7 @@ $(call step,$(ORIGINAL)_merged.jsonl,$(COLLECTED_FILES),grade \
 
 # ---- compression: one pass for all ratios ----
 ifneq ($(call skipped,COMPRESS),1)
-ratios := $(foreach r,$(subst $(comma), ,$(COMPRESS_RATIOS)),$(shell printf '%g' '$(r)'))
-by_ratio := $(ratios:%=$(COMPRESSED)/compressed_ratio_%.jsonl)
+by_ratio := $(patsubst %,$(COMPRESSED)/compressed_ratio_%.jsonl,$(call numbers,$(COMPRESS_RATIOS)))
 $(call step,$(COMPRESSED)/compressed.jsonl $(by_ratio),$(ORIGINAL)_merged.jsonl,compress -o $(COMPRESSED)/compressed.jsonl \
   --output-dir $(COMPRESSED) --model $(LLMLINGUA_PATH) --target-model $(MODEL) --ratio $(COMPRESS_RATIOS) --max-cot-tokens $(MAX_COT_TOKENS) \
   --seed $(SEED) $(COMPRESS_OPTIONS) $(call device,0))
@@ -141,49 +141,37 @@ else
 $(if $(call there,$(ROWS),PREPARE),)
 endif
 
-# ---- questions to measure on, and the model as it was ----
-$(call step,$(QUESTIONS)_test.jsonl,,$(call dataset,test,$(TEST_FILE),$(NUM_TEST)))
-eval = eval --prompt-format tokenskip --max-tokens $(MAX_TOKENS) --seed $(SEED) --name $(SET) $(call device,0)
-$(call step,$(BASE),$(QUESTIONS)_test.jsonl,$(eval) --model $(MODEL) --ratio 1.0 --output-dir $(patsubst %/,%,$(dir $(BASE))))
+# ---- the model as it was ----
+eval = eval --prompt-format tokenskip --max-tokens $(MAX_TOKENS) --seed $(SEED) --name $(SET) $(first_gpu)
+$(call step,$(BASE),$(TEST),$(eval) --model $(MODEL) --ratio 1.0 --output-dir $(patsubst %/,%,$(dir $(BASE))))
 
-# ---- train and measure: $(call trained,BASE MODEL,dual or nothing) ----
-LORA := $(shell sed -n 's/^method  *//p' '$(PRESET_FILE)' 2>&1 | grep -x lora)
+# ---- trained, and measured at every ratio: $(call conditioned,BASE MODEL,dual or nothing) ----
 ratio_files = $(foreach r,$(subst $(comma), ,$(EVAL_RATIOS)),$(1)/eval/$(SET)_eval_ratio_$(r).jsonl)
-define trained
-$(if $(call skipped,TRAIN),$(if $(call there,$(call model_dir,$(2)),TRAIN),),$(call step,$(call model_dir,$(2)),$(ROWS),train --model $(1) \
-  --preset $(PRESET_FILE) --seed $(SEED) $(TRAIN_OPTIONS) $(call device,0),$(filter $(OUT)/%,$(1))))
-$(call step,$(call ratio_files,$(call model_dir,$(2))),$(QUESTIONS)_test.jsonl,$(eval) --ratio $(EVAL_RATIOS) \
-  --model $(call model_dir,$(2))$(if $(LORA),/merged) --output-dir $(call model_dir,$(2))/eval,$(call model_dir,$(2)))
-$(eval RUNS += $(foreach f,$(call ratio_files,$(call model_dir,$(2))),$(if $(2),dual,tokenskip)=$(f)))
-$(eval FINAL := $(call model_dir,$(2)))
+define conditioned
+$(eval folder := $(call model_dir,$(2)))
+$(if $(call skipped,TRAIN),$(if $(call there,$(folder),TRAIN),),$(call trained,$(folder),$(1),$(ROWS)))
+$(call step,$(call ratio_files,$(folder)),$(TEST),$(eval) --ratio $(EVAL_RATIOS) $(if $(2),$(if $(END_BIAS),--end-bias $(END_BIAS))) \
+  --model $(call weights,$(folder)) --output-dir $(folder)/eval,$(folder))
+$(eval RUNS += $(foreach f,$(call ratio_files,$(folder)),$(if $(2),dual,tokenskip)=$(f)))
 endef
 RUNS := base=$(BASE)
 ifeq ($(strip $(DUAL_MODEL)),)
-$(call trained,$(MODEL))
+$(call conditioned,$(MODEL))
 else
-$(call trained,$(DUAL_MODEL),dual)
+$(call conditioned,$(DUAL_MODEL),dual)
 endif
 ifeq ($(strip $(DUAL)),1)
 DUALIZED := $(OUT)/data/models/$(MODEL_NAME)-dual
 $(call step,$(DUALIZED),,dualize --model $(MODEL) --mode full_copy --seed $(SEED))
-$(call trained,$(DUALIZED),dual)
+$(call conditioned,$(DUALIZED),dual)
 endif
-
-# ---- the table ----
-TABLE := $(FINAL)/eval/report
-measured := $(foreach r,$(RUNS),$(lastword $(subst =, ,$(r))))
-REPORT := $(TABLE).txt
-$(call step,$(TABLE).txt,,report --plot $(TABLE).png $(RUNS),$(measured))
-$(call step,$(TABLE).md,,report --format markdown --plot $(TABLE).svg $(RUNS),$(measured))
-$(call step,$(TABLE).jsonl,,report --format jsonl $(RUNS),$(measured))
-
-ALL := $(TABLE).txt $(TABLE).md $(TABLE).jsonl
+$(call table,$(folder)/eval,,$(RUNS))
 
 # The same bytes every time, so writing them again does no harm.
 ifneq ($(strip $(WANDB_PROJECT)),)
 .PHONY: wandb
-wandb: $(measured) FORCE
-	@$(BIN)/report -q --wandb $(OUT) --project '$(WANDB_PROJECT)' --run-name $(notdir $(FINAL))-eval $(RUNS) >/dev/null
-	@$(BIN)/report -q --wandb $(OUT) --project '$(WANDB_PROJECT)' --run-name $(notdir $(FINAL)) $(FINAL)/metrics.jsonl >/dev/null
+wandb: $(MEASURED) FORCE
+	@$(BIN)/report -q --wandb $(OUT) --project '$(WANDB_PROJECT)' --run-name $(notdir $(folder))-eval $(RUNS) >/dev/null
+	@$(BIN)/report -q --wandb $(OUT) --project '$(WANDB_PROJECT)' --run-name $(notdir $(folder)) $(folder)/metrics.jsonl >/dev/null
 ALL += wandb
 endif

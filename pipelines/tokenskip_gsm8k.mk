@@ -6,7 +6,6 @@
 # tokenskip.mk has the steps.
 BENCHMARK := gsm8k
 DEFAULT_MODEL := Qwen/Qwen2.5-3B-Instruct
-DEFAULT_NAME := qwen2.5-3b
 DEFAULT_PRESET := gsm8k_tokenskip
 DEFAULT_SAMPLES := 1
 DEFAULT_TEMP := 0

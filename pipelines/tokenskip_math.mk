@@ -6,7 +6,6 @@
 # minutes on a laptop. tokenskip.mk has the steps.
 BENCHMARK := math
 DEFAULT_MODEL := Qwen/Qwen3-4B-Thinking-2507
-DEFAULT_NAME := qwen3-4b-thinking
 DEFAULT_PRESET := math_tokenskip
 DEFAULT_SAMPLES := 8
 DEFAULT_TEMP := 0.7

@@ -156,6 +156,9 @@ called() {
   refused "TRAIN_NPROC=4: train runs on one device" TRAIN_NPROC=4
   refused "give one of them" DUAL=1 DUAL_MODEL=some/model LLMLINGUA_PATH=x
   refused "QUALITY_SCORE_KEY=loudness: must be" QUALITY_SCORE_KEY=loudness
+  refused "TRAIN_RATIOS=1.0,0.9: nothing is compressed to 0.9" TRAIN_RATIOS=1.0,0.9
+  refused "QUALITY_FILTER_TOP=25: must be a share" QUALITY_FILTER_TOP=25
+  refused "QUALITY_FILTER_TOP=much: must be a share" QUALITY_FILTER_TOP=much
   refused "no/such: there is no such file" PRESET=no/such
   refused "mine.jsonl: there is no such file" TEST_FILE=mine.jsonl
   fails 2 "tok: /no/model: no such folder" pipeline MODEL=/no/model LLMLINGUA_PATH="$GOLDEN/models/xlmr"
@@ -209,6 +212,8 @@ called() {
   pipeline BIN=fake DUAL=1 OUT=both
   [ "$(called)" = "collect compress dataset*2 dualize eval*3 grade prepare report*3 train*2 " ]
   grep -q '^report .* base=[^ ]* tokenskip=.* dual=' calls
+  [ "$(grep -c '^eval .*--end-bias 0 .*--model [^ ]*-dual ' calls)" = 1 ]
+  [ "$(grep -c -- --end-bias calls)" = 1 ]
 }
 
 @test "pipeline: the smoke test has every step, files of its own, and few questions" {
