@@ -51,16 +51,15 @@ endif
 ifeq ($(filter logprob_post_cot logprob_answer logprob_boxed,$(QUALITY_SCORE_KEY)),)
 $(call refuse,QUALITY_SCORE_KEY=$(QUALITY_SCORE_KEY): must be logprob_post_cot or logprob_answer or logprob_boxed)
 endif
-# $(call numbers,LIST): its ratios as the file names have them; what is no number stays as it is
-numbers = $(foreach r,$(subst $(comma), ,$(1)),$(shell printf '%g' '$(r)' 2>&1 | grep -xE '[0-9.]+' || echo '$(r)'))
-unmade := $(filter-out 1 $(call numbers,$(COMPRESS_RATIOS)),$(call numbers,$(TRAIN_RATIOS)))
-ifneq ($(unmade)$(call skipped,PREPARE),$(call skipped,PREPARE))
-$(call refuse,TRAIN_RATIOS=$(TRAIN_RATIOS): nothing is compressed to $(firstword $(unmade)); COMPRESS_RATIOS=$(COMPRESS_RATIOS))
-endif
+# $(call numbers,LIST): its ratios as file names have them, or nothing if one is no share above 0 and at most 1
+numbers = $(strip $(shell awk -v list='$(1)' 'BEGIN { n = split(list, r, ","); for (i = 1; i <= n; i++) { \
+  if (r[i] !~ /^[0-9]*[.]?[0-9]+$$/ || r[i] + 0 <= 0 || r[i] + 0 > 1) exit; out = out sprintf(" %g", r[i]) } print out }'))
+shares = $(if $(call numbers,$($(1))),,$(call refuse,$(1)=$($(1)): must be $(2) above 0 and at most 1))
+$(foreach v,COMPRESS_RATIOS TRAIN_RATIOS EVAL_RATIOS,$(call shares,$(v),ratios))
+$(if $(strip $(QUALITY_FILTER_TOP)),$(call shares,QUALITY_FILTER_TOP,a share))
 QF := $(call numbers,$(QUALITY_FILTER_TOP))
-ifneq ($(shell awk 'BEGIN { q = "$(QF)"; if (q != "" && !(q + 0 > 0 && q + 0 <= 1)) print "bad" }'),)
-$(call refuse,QUALITY_FILTER_TOP=$(QUALITY_FILTER_TOP): must be a share above 0 and at most 1)
-endif
+unmade := $(if $(call skipped,PREPARE),,$(firstword $(filter-out 1 $(call numbers,$(COMPRESS_RATIOS)),$(call numbers,$(TRAIN_RATIOS)))))
+$(if $(unmade),$(call refuse,TRAIN_RATIOS=$(TRAIN_RATIOS): nothing is compressed to $(unmade); COMPRESS_RATIOS=$(COMPRESS_RATIOS)))
 
 $(call first_line,$(NAME): MODEL=$(MODEL) LLMLINGUA_PATH=$(or $(strip $(LLMLINGUA_PATH)),none)$(if \
   $(DUAL_MODEL), DUAL_MODEL=$(DUAL_MODEL))$(if $(EMBEDDED), (both come with the programs; questions: dataset arith)))

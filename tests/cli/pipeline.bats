@@ -157,6 +157,9 @@ called() {
   refused "give one of them" DUAL=1 DUAL_MODEL=some/model LLMLINGUA_PATH=x
   refused "QUALITY_SCORE_KEY=loudness: must be" QUALITY_SCORE_KEY=loudness
   refused "TRAIN_RATIOS=1.0,0.9: nothing is compressed to 0.9" TRAIN_RATIOS=1.0,0.9
+  refused "COMPRESS_RATIOS=0.5,abc: must be ratios above 0 and at most 1" COMPRESS_RATIOS=0.5,abc
+  refused "EVAL_RATIOS=1.0,2: must be ratios" EVAL_RATIOS=1.0,2
+  refused "EVAL_RATIOS=0: must be ratios" EVAL_RATIOS=0
   refused "QUALITY_FILTER_TOP=25: must be a share" QUALITY_FILTER_TOP=25
   refused "QUALITY_FILTER_TOP=much: must be a share" QUALITY_FILTER_TOP=much
   refused "no/such: there is no such file" PRESET=no/such
