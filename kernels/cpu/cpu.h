@@ -7,7 +7,8 @@
 
 #include "base/err.h"
 #include "base/pool.h"
-#include "kernels/kernels.h"
+#include "kernels/front.h"
+#include "kernels/slot.h"
 
 enum cpu_isa {
     CPU_ORACLE, /* naive, double sums */
@@ -17,12 +18,6 @@ enum cpu_isa {
 };
 
 enum { PANEL = 16, MAX_PARTS = 8 };
-
-struct tensor {
-    void *data; /* 64-byte aligned */
-    enum dtype dtype;
-    int64_t rows, cols;
-};
 
 /* The packed form is made at the first multiplication: 16 output columns lie side by side, k after k, so that one
  * multiplication reads memory in order. bf16 keeps its two bytes: words of (k, k + 1) pairs. */
@@ -99,23 +94,12 @@ bool cpu_has(enum cpu_isa isa);
 enum cpu_isa cpu_best(void); /* LATENT_NUMERICS=base asks for the base path */
 const char *cpu_numerics(enum cpu_isa isa);
 
-static inline float *f32(const struct tensor *t)
-{
-    return t ? t->data : NULL;
-}
-
-static inline int32_t *i32(const struct tensor *t)
-{
-    return t ? t->data : NULL;
-}
-
 void cpu_memory_init(struct device *d); /* memory.c: tensors, weights, reading, closing */
 void cpu_front_init(struct device *d);  /* front.c: the operations */
 void cpu_train_init(struct cpu *c);     /* train.c: those of training */
 
 /* The first failure is kept; the next waiting call reports it. */
 void cpu_fail(struct cpu *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-_Noreturn void cpu_bug(const char *op, const char *what);
 
 /* At least n bytes that live until the thread's next call; NULL (and the device has failed) when memory is short. */
 void *cpu_scratch(struct cpu *c, int thread, size_t n, const char *what);
@@ -127,9 +111,5 @@ void floats_from(float *out, const void *host, enum dtype t, int64_t n);
 
 /* Packs w if it is not packed yet; false when the device failed. */
 bool weight_pack(struct cpu *c, struct weight *w);
-
-/* The last acts of sampling, the same for every path: records the token in the slot. */
-void slot_take(struct sample_slot *s, int32_t id, int32_t *counts /* of this slot, or NULL */);
-bool slot_allows(const struct sample_slot *s, int32_t id);
 
 #endif

@@ -20,12 +20,6 @@ void cpu_fail(struct cpu *c, const char *fmt, ...)
     c->failed = true;
 }
 
-void cpu_bug(const char *op, const char *what)
-{
-    fprintf(stderr, "latent: bug: %s: %s\n", op, what);
-    abort();
-}
-
 void *cpu_scratch(struct cpu *c, int thread, size_t n, const char *what)
 {
     struct scratch *s = &c->scratch[thread];
@@ -98,9 +92,7 @@ static int tensor_new(struct device *d, struct tensor **out, enum dtype t, int64
     (void)d;
     size_t n;
     *out = NULL;
-    if (rows < 0 || cols < 0)
-        cpu_bug("tensor_new", what);
-    if (__builtin_mul_overflow((size_t)rows, (size_t)cols, &n) || n > SIZE_MAX / 8)
+    if (!want_new(rows, cols, what, &n))
         return err_set(e, "no memory for the %s: %lld x %lld elements", what, (long long)rows, (long long)cols);
     void *data = NULL;
     if (mem_try_zeroed(&data, n * dtype_size(t), what, e) < 0)
@@ -132,9 +124,7 @@ static int64_t tensor_cols(const struct tensor *t)
 
 static char *span(const struct tensor *t, size_t first, size_t n, const char *op)
 {
-    size_t all = (size_t)(t->rows * t->cols);
-    if (first > all || n > all - first)
-        cpu_bug(op, "elements outside the tensor");
+    want_range(t, first, n, op);
     return (char *)t->data + first * dtype_size(t->dtype);
 }
 
@@ -145,7 +135,7 @@ static void tensor_write(struct device *d, struct tensor *t, size_t first, const
         memcpy(p, host, n * dtype_size(t->dtype));
 }
 
-static int sync(struct device *d, struct err *e)
+static int sync_device(struct device *d, struct err *e)
 {
     struct cpu *c = (struct cpu *)d;
     return c->failed ? err_set(e, "%s", c->reason.msg) : 0;
@@ -160,7 +150,7 @@ static int64_t memory_left(struct device *d)
 static int tensor_read(struct device *d, const struct tensor *t, size_t first, void *host, size_t n, struct err *e)
 {
     const char *p = span(t, first, n, "tensor_read");
-    if (sync(d, e) < 0)
+    if (sync_device(d, e) < 0)
         return -1;
     if (n)
         memcpy(host, p, n * dtype_size(t->dtype));
@@ -193,7 +183,7 @@ static int read_begin(struct device *d, struct read_ticket **out, const struct t
 static int read_wait(struct device *d, struct read_ticket *r, void *host, struct err *e)
 {
     struct cpu *c = (struct cpu *)d;
-    int rc = sync(d, e);
+    int rc = sync_device(d, e);
     if (rc == 0 && r->n)
         memcpy(host, r->bytes, r->n);
     r->next = c->tickets;
@@ -207,14 +197,14 @@ static int weight_new(struct device *d, struct weight **out, const struct weight
     (void)d;
     (void)e;
     if (nparts < 1 || nparts > MAX_PARTS || cols < 1)
-        cpu_bug("weight_new", what);
+        device_bug("weight_new", what);
     struct weight *w = xcalloc(1, sizeof *w);
     w->nparts = nparts;
     w->cols = cols;
     w->what = xstrdup(what);
     for (int i = 0; i < nparts; i++) {
         if (parts[i].rows < 0 || parts[i].dtype > DTYPE_F16)
-            cpu_bug("weight_new", what);
+            device_bug("weight_new", what);
         w->part[i] = parts[i];
         w->rows += parts[i].rows;
     }
@@ -232,7 +222,7 @@ static void weight_free(struct device *d, struct weight *w)
     free(w);
 }
 
-static void close_cpu(struct device *d)
+static void close_device(struct device *d)
 {
     struct cpu *c = (struct cpu *)d;
     pool_close(c->pool);
@@ -250,17 +240,5 @@ static void close_cpu(struct device *d)
 
 void cpu_memory_init(struct device *d)
 {
-    d->tensor_new = tensor_new;
-    d->tensor_free = tensor_free;
-    d->tensor_rows = tensor_rows;
-    d->tensor_cols = tensor_cols;
-    d->tensor_write = tensor_write;
-    d->tensor_read = tensor_read;
-    d->read_begin = read_begin;
-    d->read_wait = read_wait;
-    d->weight_new = weight_new;
-    d->weight_free = weight_free;
-    d->sync = sync;
-    d->memory_left = memory_left;
-    d->close = close_cpu;
+    DEVICE_FILL_MEMORY(d);
 }

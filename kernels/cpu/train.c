@@ -10,25 +10,9 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-#define WANT(op, cond)                                                                                                 \
-    do {                                                                                                               \
-        if (!(cond))                                                                                                   \
-            cpu_bug(op, "wrong shape, type or index: " #cond);                                                         \
-    } while (0)
-
 static struct cpu *cpu_of(struct device *d)
 {
     return (struct cpu *)d;
-}
-
-static bool is(const struct tensor *t, int64_t rows, int64_t cols)
-{
-    return t && t->dtype == DTYPE_F32 && t->rows >= rows && t->cols == cols;
-}
-
-static bool holds(const struct tensor *t, enum dtype dtype, int64_t n)
-{
-    return t && t->dtype == dtype && t->rows * t->cols >= n;
 }
 
 /* ---- weights whose values live in a tensor ---- */
@@ -83,16 +67,14 @@ static void copy_spans(struct cpu *c, struct spans *s)
 
 static void copy(struct device *d, struct tensor *y, const struct tensor *x, int64_t n)
 {
-    WANT("copy", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    want_pair("copy", y, x, n);
     copy_spans(cpu_of(d), &(struct spans){ f32(y), f32(x), 0, n });
 }
 
 static void copy_block(struct device *d, struct tensor *y, int64_t y_row, int64_t y_col, const struct tensor *x,
                        int64_t x_row, int64_t x_col, int64_t rows, int64_t cols, float by)
 {
-    WANT("copy_block", y->dtype == DTYPE_F32 && x->dtype == DTYPE_F32);
-    WANT("copy_block", y_row >= 0 && y_col >= 0 && y_row + rows <= y->rows && y_col + cols <= y->cols);
-    WANT("copy_block", x_row >= 0 && x_col >= 0 && x_row + rows <= x->rows && x_col + cols <= x->cols);
+    want_copy_block(y, y_row, y_col, x, x_row, x_col, rows, cols);
     for (int64_t i = 0; !cpu_of(d)->failed && i < rows; i++) {
         float *to = f32(y) + (y_row + i) * y->cols + y_col;
         const float *from = f32(x) + (x_row + i) * x->cols + x_col;
@@ -117,7 +99,7 @@ static void scale(struct device *d, struct tensor *y, float by, int64_t n)
 static void dropout(struct device *d, struct tensor *y, float p, const uint32_t key[2], const uint32_t stream[2],
                     uint64_t first, int64_t n)
 {
-    WANT("dropout", holds(y, DTYPE_F32, n) && p >= 0 && p < 1);
+    want_dropout(y, p, n);
     struct rng r = { { key[0], key[1] }, { stream[0], stream[1] } };
     for (int64_t i = 0; !cpu_of(d)->failed && i < n; i++)
         f32(y)[i] = rng_unit(&r, first + (uint64_t)i) < (double)p ? 0 : f32(y)[i] / (1 - p);
@@ -150,7 +132,7 @@ static void scatter_rows(struct device *d, struct tensor *y, const struct tensor
                          int cols)
 {
     struct cpu *c = cpu_of(d);
-    WANT("scatter_rows", is(y, 0, cols) && is(x, n, cols) && holds(index, DTYPE_I32, n));
+    want_scatter_rows("scatter_rows", y, x, index, n, cols);
     for (int i = 0; i < n; i++)
         WANT("scatter_rows", i32(index)[i] >= 0 && i32(index)[i] < y->rows);
     struct scatter s = { f32(y), f32(x), i32(index), n, cols };
@@ -170,7 +152,7 @@ static void linear_dx(struct device *d, struct tensor *dx, const struct tensor *
                       bool add)
 {
     struct cpu *c = cpu_of(d);
-    WANT("linear_dx", is(dx, rows, w->cols) && is(dy, rows, w->rows) && dx->data != dy->data);
+    want_linear_dx(dx, dy, w->rows, w->cols, rows);
     if (!c->failed && rows > 0)
         c->train->linear_dx(c, f32(dx), f32(dy), (struct weight *)(uintptr_t)w, rows, add);
 }
@@ -179,8 +161,7 @@ static void linear_dw(struct device *d, struct tensor *dw, struct tensor *db, co
                       const struct tensor *x, int rows, int n, int k)
 {
     struct cpu *c = cpu_of(d);
-    WANT("linear_dw", holds(dw, DTYPE_F32, (int64_t)n * k) && is(dy, rows, n) && is(x, rows, k));
-    WANT("linear_dw", !db || holds(db, DTYPE_F32, n));
+    want_linear_dw(dw, db, dy, x, rows, n, k);
     if (!c->failed && rows > 0)
         c->train->linear_dw(c, f32(dw), f32(db), f32(dy), f32(x), rows, n, k);
 }
@@ -191,8 +172,7 @@ static void rmsnorm_backward(struct device *d, struct tensor *dx, struct tensor 
                              const struct tensor *x, const struct tensor *g, float eps, int rows, int cols)
 {
     struct cpu *c = cpu_of(d);
-    WANT("rmsnorm_backward", is(dx, rows, cols) && is(dy, rows, cols) && is(x, rows, cols));
-    WANT("rmsnorm_backward", holds(g, DTYPE_F32, cols) && (!dg || holds(dg, DTYPE_F32, cols)));
+    want_norm_backward("rmsnorm_backward", dx, dg, NULL, dy, x, g, rows, cols);
     struct norm_backward a = { f32(dx), f32(dg), NULL, f32(dy), f32(x), f32(g), eps, rows, cols };
     if (!c->failed)
         c->train->rmsnorm_backward(c, &a);
@@ -203,9 +183,7 @@ static void layernorm_backward(struct device *d, struct tensor *dx, struct tenso
                                int rows, int cols)
 {
     struct cpu *c = cpu_of(d);
-    WANT("layernorm_backward", is(dx, rows, cols) && is(dy, rows, cols) && is(x, rows, cols));
-    WANT("layernorm_backward", holds(g, DTYPE_F32, cols) && (!dg || holds(dg, DTYPE_F32, cols)));
-    WANT("layernorm_backward", !db || holds(db, DTYPE_F32, cols));
+    want_norm_backward("layernorm_backward", dx, dg, db, dy, x, g, rows, cols);
     struct norm_backward a = { f32(dx), f32(dg), f32(db), f32(dy), f32(x), f32(g), eps, rows, cols };
     if (!c->failed)
         c->train->layernorm_backward(c, &a);
@@ -215,8 +193,7 @@ static void silu_mul_backward(struct device *d, struct tensor *dgate_up, const s
                               const struct tensor *gate_up, int rows, int cols)
 {
     struct cpu *c = cpu_of(d);
-    WANT("silu_mul_backward", is(dgate_up, rows, 2 * (int64_t)cols) && is(gate_up, rows, 2 * (int64_t)cols));
-    WANT("silu_mul_backward", is(dy, rows, cols));
+    want_silu_mul_backward(dgate_up, dy, gate_up, rows, cols);
     if (!c->failed)
         c->train->silu_mul_backward(c, f32(dgate_up), f32(dy), f32(gate_up), rows, cols);
 }
@@ -225,7 +202,7 @@ static void gelu_backward(struct device *d, struct tensor *dx, const struct tens
                           int64_t n)
 {
     struct cpu *c = cpu_of(d);
-    WANT("gelu_backward", holds(dx, DTYPE_F32, n) && holds(dy, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    want_gelu_backward(dx, dy, x, n);
     if (!c->failed)
         c->train->gelu_backward(c, f32(dx), f32(dy), f32(x), n);
 }
@@ -289,11 +266,8 @@ static void rope_backward(struct device *d, const struct rope_args *a, struct te
                           struct tensor *dq_norm, struct tensor *dk_norm)
 {
     struct cpu *c = cpu_of(d);
-    int hd = a->head_dim, half = a->rotary / 2;
-    int64_t width = (int64_t)(a->heads + 2 * a->kv_heads) * hd;
-    WANT("rope_backward", is(dqkv, a->rows, width) && holds(a->table_row, DTYPE_I32, a->rows));
-    WANT("rope_backward", is(a->cos, 0, half) && is(a->sin, a->cos->rows, half));
-    WANT("rope_backward", !(a->q_norm || a->k_norm) || is(raw, a->rows, width));
+    int64_t hd = a->head_dim, width = (a->heads + 2 * a->kv_heads) * hd;
+    want_rope_backward(a, dqkv, raw, dq_norm, dk_norm);
     if (c->failed)
         return;
     for (int64_t t = 0; t < a->rows; t++)
@@ -303,28 +277,24 @@ static void rope_backward(struct device *d, const struct rope_args *a, struct te
     if (a->q_norm)
         head_norm_backward(c, a, f32(dqkv), f32(raw), a->q_norm, dq_norm, a->heads, width);
     if (a->k_norm)
-        head_norm_backward(c, a, f32(dqkv) + (int64_t)a->heads * hd, f32(raw) + (int64_t)a->heads * hd, a->k_norm,
-                           dk_norm, a->kv_heads, width);
+        head_norm_backward(c, a, f32(dqkv) + a->heads * hd, f32(raw) + a->heads * hd, a->k_norm, dk_norm, a->kv_heads,
+                           width);
 }
 
 /* ---- attention ---- */
 
-static void check_attention(const struct attend_varlen_args *a, const char *op)
+static bool begins_are_whole(const struct attend_varlen_args *a)
 {
-    int64_t kv = (int64_t)a->kv_heads * a->head_dim, q = (int64_t)a->heads * a->head_dim;
-    WANT(op, a->kv_heads > 0 && a->heads % a->kv_heads == 0);
-    WANT(op, is(a->out, a->rows, q) && is(a->qkv, a->rows, q + 2 * kv));
-    WANT(op, holds(a->begin, DTYPE_I32, a->nseq + 1));
-    WANT(op, i32(a->begin)[0] == 0 && i32(a->begin)[a->nseq] == a->rows);
+    return i32(a->begin)[0] == 0 && i32(a->begin)[a->nseq] == a->rows;
 }
 
 static void attend_varlen_keep(struct device *d, const struct attend_varlen_args *a, struct tensor *lse)
 {
     struct cpu *c = cpu_of(d);
+    want_attend_varlen_keep(a, lse);
     if (c->failed || a->rows == 0)
         return;
-    check_attention(a, "attend_varlen_keep");
-    WANT("attend_varlen_keep", holds(lse, DTYPE_F32, (int64_t)a->rows * a->heads));
+    WANT("attend_varlen_keep", begins_are_whole(a));
     c->train->attend_keep(c, a, f32(lse));
 }
 
@@ -332,11 +302,10 @@ static void attend_varlen_backward(struct device *d, const struct attend_varlen_
                                    const struct tensor *dout, const struct tensor *lse)
 {
     struct cpu *c = cpu_of(d);
+    want_attend_varlen_backward(a, dqkv, dout, lse);
     if (c->failed || a->rows == 0)
         return;
-    check_attention(a, "attend_varlen_backward");
-    WANT("attend_varlen_backward", is(dqkv, a->rows, a->qkv->cols) && is(dout, a->rows, a->out->cols));
-    WANT("attend_varlen_backward", holds(lse, DTYPE_F32, (int64_t)a->rows * a->heads));
+    WANT("attend_varlen_backward", begins_are_whole(a));
     c->train->attend_backward(c, a, f32(dqkv), f32(dout), f32(lse));
 }
 
@@ -346,7 +315,7 @@ static void cross_entropy(struct device *d, struct tensor *loss, struct tensor *
                           float by, int n, int vocab)
 {
     struct cpu *c = cpu_of(d);
-    WANT("cross_entropy", is(logits, n, vocab) && holds(loss, DTYPE_F32, n) && holds(target, DTYPE_I32, n));
+    want_cross_entropy(loss, logits, target, n, vocab);
     if (c->failed)
         return;
     for (int i = 0; i < n; i++)
@@ -357,7 +326,7 @@ static void cross_entropy(struct device *d, struct tensor *loss, struct tensor *
 static void sum_squares(struct device *d, struct tensor *out, int at, const struct tensor *x, int64_t n)
 {
     struct cpu *c = cpu_of(d);
-    WANT("sum_squares", holds(out, DTYPE_F32, at + 1) && holds(x, DTYPE_F32, n));
+    want_sum_squares(out, at, x, n);
     if (!c->failed)
         f32(out)[at] += (float)c->train->sum_squares(c, f32(x), n);
 }
@@ -366,9 +335,7 @@ static void adamw(struct device *d, struct tensor *value, struct tensor *m, stru
                   float grad_scale, float lr, float beta1, float beta2, float eps, float decay, int64_t step, int64_t n)
 {
     struct cpu *c = cpu_of(d);
-    WANT("adamw",
-         holds(value, DTYPE_F32, n) && holds(m, DTYPE_F32, n) && holds(v, DTYPE_F32, n) && holds(grad, DTYPE_F32, n));
-    WANT("adamw", step >= 1);
+    want_adamw(value, m, v, grad, step, n);
     struct adamw_step a = { f32(value),
                             f32(m),
                             f32(v),
@@ -390,25 +357,5 @@ void cpu_train_init(struct cpu *c)
 {
     struct device *d = &c->d;
     c->train = c->isa == CPU_ORACLE ? &train_oracle_ops : &train_fast_ops;
-    d->weight_from_tensor = weight_from_tensor;
-    d->weight_refresh = weight_refresh;
-    d->copy = copy;
-    d->copy_block = copy_block;
-    d->fill = fill;
-    d->scale = scale;
-    d->dropout = dropout;
-    d->linear_dx = linear_dx;
-    d->linear_dw = linear_dw;
-    d->embed_backward = embed_backward;
-    d->rmsnorm_backward = rmsnorm_backward;
-    d->layernorm_backward = layernorm_backward;
-    d->silu_mul_backward = silu_mul_backward;
-    d->gelu_backward = gelu_backward;
-    d->rope_backward = rope_backward;
-    d->attend_varlen_keep = attend_varlen_keep;
-    d->attend_varlen_backward = attend_varlen_backward;
-    d->scatter_rows = scatter_rows;
-    d->cross_entropy = cross_entropy;
-    d->sum_squares = sum_squares;
-    d->adamw = adamw;
+    DEVICE_FILL_TRAINING(d);
 }

@@ -1,9 +1,9 @@
 /* device.cu - struct device over the kernels: memory, shape checks, one operation after another.
  *
- * Shapes are checked here, once, as front.c does it for the CPU; what lies in device memory (ids, page tables) is not
- * looked at. Activations are F32. Weights and caches hold bf16 whatever the checkpoint has (rounded to nearest even),
- * or float all of them when the device was opened so, for comparisons. The first failure is kept, later operations do
- * nothing, the next waiting call reports it. Operations of training: device_train.cu.
+ * Shapes are checked by kernels/front.h; what lies in device memory (ids, page tables) is not looked at. Activations
+ * are F32. Weights and caches hold bf16 whatever the checkpoint has (rounded to nearest even), or float all of them
+ * when the device was opened so, for comparisons. The first failure is kept, later operations do nothing, the next
+ * waiting call reports it. Operations of training: device_train.cu.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -54,18 +54,6 @@ static int report(cuda *c, err *e)
     return c->failed ? err_set(e, "%s", c->reason.msg) : 0;
 }
 
-[[noreturn]] void cuda_bug(const char *op, const char *what)
-{
-    fprintf(stderr, "latent: bug: %s: %s\n", op, what);
-    abort();
-}
-
-static bool caches(const tensor *k, const tensor *v, int64_t kv)
-{
-    return k && v && (k->dtype == DTYPE_F32 || k->dtype == DTYPE_BF16) && k->cols == kv && v->dtype == k->dtype &&
-           v->cols == kv && v->rows == k->rows;
-}
-
 void *cuda_scratch(cuda *c, size_t bytes)
 {
     err e;
@@ -86,9 +74,7 @@ void *cuda_scratch(cuda *c, size_t bytes)
 static int new_memory(cuda *c, void **out, int64_t rows, int64_t cols, size_t size, const char *what, err *e)
 {
     size_t n;
-    if (rows < 0 || cols < 0)
-        cuda_bug("tensor_new", what);
-    if (__builtin_mul_overflow(static_cast<size_t>(rows), static_cast<size_t>(cols), &n) || n > SIZE_MAX / 8)
+    if (!want_new(rows, cols, what, &n))
         return err_set(e, "no memory for the %s: %lld x %lld elements", what, static_cast<long long>(rows),
                        static_cast<long long>(cols));
     return rt_alloc(c->r, out, n * size, what, e);
@@ -133,8 +119,7 @@ static int64_t tensor_cols(const tensor *t)
 
 static char *range_of(const tensor *t, size_t first, size_t n, const char *op)
 {
-    size_t all = static_cast<size_t>(t->rows * t->cols);
-    WANT(op, first <= all && n <= all - first);
+    want_range(t, first, n, op);
     return static_cast<char *>(t->data) + first * size_of(t->dtype);
 }
 
@@ -216,7 +201,7 @@ static int64_t memory_left(device *d)
     return rt_memory_left(of(d)->r);
 }
 
-static int sync(device *d, err *e)
+static int sync_device(device *d, err *e)
 {
     cuda *c = of(d);
     err why;
@@ -368,7 +353,7 @@ static void embed_or_add(device *d, tensor *y, const weight *table, const tensor
                          const char *op)
 {
     cuda *c = of(d);
-    WANT(op, is(y, DTYPE_F32, rows, table->cols) && holds(ids, DTYPE_I32, rows));
+    want_embed(op, y, table->cols, ids, rows);
     if (!cuda_alive(c))
         return;
     op_embed(rt_stream(c->r), f32(y), table->data, !c->f32, i32(ids), rows, static_cast<int>(table->cols), add);
@@ -406,8 +391,7 @@ static void multiply(cuda *c, const float *x, product_op o)
 static void linear(device *d, tensor *y, const tensor *x, const weight *w, const tensor *bias, int rows, bool add)
 {
     cuda *c = of(d);
-    WANT("linear", is(y, DTYPE_F32, rows, w->rows) && is(x, DTYPE_F32, rows, w->cols) && y->data != x->data);
-    WANT("linear", !bias || holds(bias, DTYPE_F32, w->rows));
+    want_linear(y, x, w->rows, w->cols, bias, rows);
     if (!cuda_alive(c) || rows <= 0)
         return;
     product_op o = {};
@@ -427,9 +411,7 @@ static void linear(device *d, tensor *y, const tensor *x, const weight *w, const
 static void linear_block(device *d, tensor *y, const tensor *x, const weight *w, int row, int rows, int col, int cols)
 {
     cuda *c = of(d);
-    WANT("linear_block", row >= 0 && rows >= 0 && is(y, DTYPE_F32, row + rows, w->rows));
-    WANT("linear_block", is(x, DTYPE_F32, row + rows, w->cols) && y->data != x->data);
-    WANT("linear_block", col >= 0 && cols >= 0 && col <= w->rows - cols);
+    want_linear_block(y, x, w->rows, w->cols, row, rows, col, cols);
     if (!cuda_alive(c) || rows <= 0 || cols <= 0)
         return;
     int64_t first = col / 64 * 64, end = (col + cols + 63) / 64 * 64, n = w->rows, k = w->cols;
@@ -451,7 +433,7 @@ static void linear_block(device *d, tensor *y, const tensor *x, const weight *w,
 static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, float eps, int rows, int cols)
 {
     cuda *c = of(d);
-    WANT("rmsnorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols) && holds(g, DTYPE_F32, cols));
+    want_rmsnorm(y, x, g, rows, cols);
     if (!cuda_alive(c))
         return;
     op_rmsnorm(rt_stream(c->r), f32(y), f32(x), nullptr, f32(g), eps, rows, cols);
@@ -462,8 +444,7 @@ static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, co
                       int cols)
 {
     cuda *c = of(d);
-    WANT("layernorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols));
-    WANT("layernorm", holds(g, DTYPE_F32, cols) && holds(b, DTYPE_F32, cols));
+    want_layernorm(y, x, g, b, rows, cols);
     if (!cuda_alive(c))
         return;
     op_layernorm(rt_stream(c->r), f32(y), f32(x), f32(g), f32(b), eps, rows, cols);
@@ -473,7 +454,7 @@ static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, co
 static void add(device *d, tensor *y, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
-    WANT("add", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    want_pair("add", y, x, n);
     if (!cuda_alive(c))
         return;
     op_add(rt_stream(c->r), f32(y), f32(x), n);
@@ -483,7 +464,7 @@ static void add(device *d, tensor *y, const tensor *x, int64_t n)
 static void silu_mul(device *d, tensor *y, const tensor *gate_up, int rows, int cols)
 {
     cuda *c = of(d);
-    WANT("silu_mul", is(y, DTYPE_F32, rows, cols) && is(gate_up, DTYPE_F32, rows, 2 * static_cast<int64_t>(cols)));
+    want_silu_mul(y, gate_up, rows, cols);
     if (!cuda_alive(c))
         return;
     op_silu_mul(rt_stream(c->r), f32(y), f32(gate_up), rows, cols);
@@ -493,7 +474,7 @@ static void silu_mul(device *d, tensor *y, const tensor *gate_up, int rows, int 
 static void gelu(device *d, tensor *y, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
-    WANT("gelu", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    want_pair("gelu", y, x, n);
     if (!cuda_alive(c))
         return;
     op_gelu(rt_stream(c->r), f32(y), f32(x), n);
@@ -503,7 +484,7 @@ static void gelu(device *d, tensor *y, const tensor *x, int64_t n)
 static void gather_rows(device *d, tensor *y, const tensor *x, const tensor *index, int n, int cols)
 {
     cuda *c = of(d);
-    WANT("gather_rows", is(y, DTYPE_F32, n, cols) && is(x, DTYPE_F32, 0, cols) && holds(index, DTYPE_I32, n));
+    want_gather_rows(y, x, index, n, cols);
     if (!cuda_alive(c))
         return;
     op_gather(rt_stream(c->r), f32(y), f32(x), i32(index), n, cols);
@@ -513,14 +494,7 @@ static void gather_rows(device *d, tensor *y, const tensor *x, const tensor *ind
 static void rope(device *d, const rope_args *a)
 {
     cuda *c = of(d);
-    int64_t kv = static_cast<int64_t>(a->kv_heads) * a->head_dim;
-    WANT("rope", is(a->qkv, DTYPE_F32, a->rows, static_cast<int64_t>(a->heads) * a->head_dim + 2 * kv));
-    WANT("rope", a->rotary >= 0 && a->rotary % 2 == 0 && a->rotary <= a->head_dim);
-    WANT("rope", !a->q_norm || holds(a->q_norm, DTYPE_F32, a->head_dim));
-    WANT("rope", !a->k_norm || holds(a->k_norm, DTYPE_F32, a->head_dim));
-    WANT("rope", is(a->cos, DTYPE_F32, 0, a->rotary / 2) && is(a->sin, DTYPE_F32, a->cos->rows, a->rotary / 2));
-    WANT("rope", holds(a->table_row, DTYPE_I32, a->rows) && !a->k_cache == !a->v_cache);
-    WANT("rope", !a->k_cache || (caches(a->k_cache, a->v_cache, kv) && holds(a->cache_row, DTYPE_I32, a->rows)));
+    want_rope(a);
     if (!cuda_alive(c))
         return;
     rope_op o = {};
@@ -546,20 +520,30 @@ static void rope(device *d, const rope_args *a)
     cuda_launched(c);
 }
 
+/* What both kinds of attention say of themselves. */
+template <class A> static attend_op attention_of(const A &a)
+{
+    attend_op o = {};
+    o.out = f32(a.out);
+    o.qkv = f32(a.qkv);
+    o.nseq = a.nseq;
+    o.rows = a.rows;
+    o.heads = a.heads;
+    o.kv_heads = a.kv_heads;
+    o.head_dim = a.head_dim;
+    o.scale = a.scale;
+    o.window = a.window;
+    return o;
+}
+
 static void attend(device *d, const attend_args *a)
 {
     cuda *c = of(d);
-    int64_t kv = static_cast<int64_t>(a->kv_heads) * a->head_dim, q = static_cast<int64_t>(a->heads) * a->head_dim;
-    WANT("attend", a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_dim <= 256);
-    WANT("attend", is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
-    WANT("attend", caches(a->k, a->v, kv) && a->page_table->dtype == DTYPE_I32);
-    WANT("attend", holds(a->seq_slot, DTYPE_I32, a->nseq) && holds(a->context, DTYPE_I32, a->nseq));
-    WANT("attend", holds(a->q_begin, DTYPE_I32, a->nseq + 1));
+    want_attend(a);
+    WANT("attend", a->head_dim <= 256);
     if (!cuda_alive(c) || a->rows == 0)
         return;
-    attend_op o = {};
-    o.out = f32(a->out);
-    o.qkv = f32(a->qkv);
+    attend_op o = attention_of(*a);
     o.k = a->k->data;
     o.v = a->v->data;
     o.cache_bf16 = a->k->dtype == DTYPE_BF16;
@@ -568,13 +552,6 @@ static void attend(device *d, const attend_args *a)
     o.seq_slot = i32(a->seq_slot);
     o.context = i32(a->context);
     o.begin = i32(a->q_begin);
-    o.nseq = a->nseq;
-    o.rows = a->rows;
-    o.heads = a->heads;
-    o.kv_heads = a->kv_heads;
-    o.head_dim = a->head_dim;
-    o.scale = a->scale;
-    o.window = a->window;
     o.causal = true;
     if (attend_mma_takes(o)) {
         bool decode = a->rows <= a->nseq; /* a guess at the shape: both ways give the same bits for any batch */
@@ -590,21 +567,9 @@ static void attend(device *d, const attend_args *a)
 
 attend_op cuda_varlen_op(const attend_varlen_args *a, const char *op)
 {
-    int64_t kv = static_cast<int64_t>(a->kv_heads) * a->head_dim, q = static_cast<int64_t>(a->heads) * a->head_dim;
-    WANT(op, a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_dim <= 256);
-    WANT(op, is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
-    WANT(op, holds(a->begin, DTYPE_I32, a->nseq + 1));
-    attend_op o = {};
-    o.out = f32(a->out);
-    o.qkv = f32(a->qkv);
+    WANT(op, a->head_dim <= 256);
+    attend_op o = attention_of(*a);
     o.begin = i32(a->begin);
-    o.nseq = a->nseq;
-    o.rows = a->rows;
-    o.heads = a->heads;
-    o.kv_heads = a->kv_heads;
-    o.head_dim = a->head_dim;
-    o.scale = a->scale;
-    o.window = a->window;
     o.causal = a->causal;
     return o;
 }
@@ -622,6 +587,7 @@ void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse)
 
 static void attend_varlen(device *d, const attend_varlen_args *a)
 {
+    want_attend_varlen("attend_varlen", a);
     cuda_attend_varlen(d, a, nullptr);
 }
 
@@ -631,9 +597,7 @@ static void logprobs(device *d, tensor *logprob, tensor *entropy, tensor *best, 
                      const tensor *target, int n, int vocab)
 {
     cuda *c = of(d);
-    WANT("logprobs", is(logits, DTYPE_F32, n, vocab) && vocab > 0);
-    WANT("logprobs", holds(target, DTYPE_I32, n) && holds(logprob, DTYPE_F32, n));
-    WANT("logprobs", (!entropy || holds(entropy, DTYPE_F32, n)) && (!best || holds(best, DTYPE_I32, n)));
+    want_logprobs(logprob, entropy, best, logits, target, n, vocab);
     if (!cuda_alive(c))
         return;
     op_logprobs(rt_stream(c->r), f32(logprob), f32(entropy), i32(best), f32(logits), i32(target), n, vocab);
@@ -643,11 +607,7 @@ static void logprobs(device *d, tensor *logprob, tensor *entropy, tensor *best, 
 static void sample(device *d, const sample_args *a)
 {
     cuda *c = of(d);
-    WANT("sample", is(a->logits, DTYPE_F32, a->n, a->vocab) && a->vocab > 0);
-    WANT("sample", is(a->slots, DTYPE_U8, 0, sizeof(sample_slot)));
-    WANT("sample", holds(a->slot_of, DTYPE_I32, a->n) && holds(a->out_id, DTYPE_I32, a->n));
-    WANT("sample", !a->out_logprob || holds(a->out_logprob, DTYPE_F32, a->n));
-    WANT("sample", !a->counts || is(a->counts, DTYPE_I32, a->slots->rows, a->vocab));
+    want_sample(a);
     if (!cuda_alive(c))
         return;
     if (a->vocab > SAMPLE_VOCAB_MAX) {
@@ -671,12 +631,7 @@ static void sample(device *d, const sample_args *a)
 static void decode_inputs(device *d, const decode_inputs_args *a)
 {
     cuda *c = of(d);
-    const char *op = "decode_inputs";
-    WANT(op, is(a->slots, DTYPE_U8, 0, sizeof(sample_slot)));
-    WANT(op, holds(a->slot_of, DTYPE_I32, a->n) && holds(a->rope_offset, DTYPE_I32, a->slots->rows));
-    WANT(op, a->page_table->dtype == DTYPE_I32 && a->page_table->rows >= a->slots->rows);
-    WANT(op, holds(a->ids, DTYPE_I32, a->n) && holds(a->table_row, DTYPE_I32, a->n));
-    WANT(op, holds(a->context, DTYPE_I32, a->n) && holds(a->cache_row, DTYPE_I32, a->n));
+    want_decode_inputs(a);
     if (!cuda_alive(c))
         return;
     decode_inputs_op o = { i32(a->slot_of),
@@ -695,35 +650,8 @@ static void decode_inputs(device *d, const decode_inputs_args *a)
 
 static void fill_table(device *d)
 {
-    d->tensor_new = tensor_new;
-    d->tensor_free = tensor_free;
-    d->tensor_rows = tensor_rows;
-    d->tensor_cols = tensor_cols;
-    d->tensor_write = tensor_write;
-    d->tensor_read = tensor_read;
-    d->read_begin = read_begin;
-    d->read_wait = read_wait;
-    d->weight_new = weight_new;
-    d->weight_free = weight_free;
-    d->sync = sync;
-    d->memory_left = memory_left;
-    d->close = close_device;
-    d->embed = embed;
-    d->linear = linear;
-    d->linear_block = linear_block;
-    d->rmsnorm = rmsnorm;
-    d->layernorm = layernorm;
-    d->add = add;
-    d->add_row = add_row;
-    d->silu_mul = silu_mul;
-    d->gelu = gelu;
-    d->gather_rows = gather_rows;
-    d->rope = rope;
-    d->attend = attend;
-    d->attend_varlen = attend_varlen;
-    d->logprobs = logprobs;
-    d->sample = sample;
-    d->decode_inputs = decode_inputs;
+    DEVICE_FILL_MEMORY(d);
+    DEVICE_FILL_FORWARD(d);
     cuda_train_init(d);
 }
 

@@ -3,12 +3,9 @@
 #define LATENT_CUDA_DEVICE_H
 
 #include "kernels/cuda/rt.h"
-
-struct tensor {
-    void *data;
-    enum dtype dtype;
-    int64_t rows, cols;
-};
+extern "C" {
+#include "kernels/front.h"
+}
 
 struct weight {
     void *data; /* bf16, or float on a device opened with f32 */
@@ -35,37 +32,10 @@ static inline cuda *of(device *d)
 void cuda_note(cuda *c, int rc, const err &why); /* a failure of the machine */
 bool cuda_alive(cuda *c);                        /* enters the device; false: it has failed */
 void cuda_launched(cuda *c);
-[[noreturn]] void cuda_bug(const char *op, const char *what);
 /* Work space for one operation; NULL: there is none, and the device has failed. */
 void *cuda_scratch(cuda *c, size_t bytes);
 /* NULL when there is no memory. */
 weight *cuda_weight_new(cuda *c, int64_t rows, int64_t cols, const char *what, err *e);
-
-#define WANT(op, cond)                                                                                                 \
-    do {                                                                                                               \
-        if (!(cond))                                                                                                   \
-            cuda_bug(op, "wrong shape or type: " #cond);                                                               \
-    } while (0)
-
-static inline bool is(const tensor *t, enum dtype dtype, int64_t rows, int64_t cols)
-{
-    return t && t->dtype == dtype && t->rows >= rows && t->cols == cols;
-}
-
-static inline bool holds(const tensor *t, enum dtype dtype, int64_t n)
-{
-    return t && t->dtype == dtype && t->rows * t->cols >= n;
-}
-
-static inline float *f32(const tensor *t)
-{
-    return t ? static_cast<float *>(t->data) : nullptr;
-}
-
-static inline int32_t *i32(const tensor *t)
-{
-    return t ? static_cast<int32_t *>(t->data) : nullptr;
-}
 
 static inline size_t size_of(enum dtype t)
 {

@@ -40,7 +40,7 @@ static void copy(device *d, tensor *y, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
     err e;
-    WANT("copy", holds(y, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    want_pair("copy", y, x, n);
     if (cuda_alive(c))
         cuda_note(c, rt_copy(c->r, y->data, x->data, static_cast<size_t>(n) * 4, &e), e);
 }
@@ -49,9 +49,7 @@ static void copy_block(device *d, tensor *y, int64_t y_row, int64_t y_col, const
                        int64_t x_col, int64_t rows, int64_t cols, float by)
 {
     cuda *c = of(d);
-    WANT("copy_block", y->dtype == DTYPE_F32 && x->dtype == DTYPE_F32);
-    WANT("copy_block", y_row >= 0 && y_col >= 0 && y_row + rows <= y->rows && y_col + cols <= y->cols);
-    WANT("copy_block", x_row >= 0 && x_col >= 0 && x_row + rows <= x->rows && x_col + cols <= x->cols);
+    want_copy_block(y, y_row, y_col, x, x_row, x_col, rows, cols);
     if (!cuda_alive(c))
         return;
     op_copy_block(rt_stream(c->r), f32(y) + y_row * y->cols + y_col, y->cols, f32(x) + x_row * x->cols + x_col, x->cols,
@@ -83,7 +81,7 @@ static void dropout(device *d, tensor *y, float p, const uint32_t key[2], const 
                     int64_t n)
 {
     cuda *c = of(d);
-    WANT("dropout", holds(y, DTYPE_F32, n) && p >= 0 && p < 1);
+    want_dropout(y, p, n);
     if (!cuda_alive(c))
         return;
     op_dropout(rt_stream(c->r), f32(y), p, key, stream, first, n);
@@ -93,7 +91,7 @@ static void dropout(device *d, tensor *y, float p, const uint32_t key[2], const 
 static void scatter_rows(device *d, tensor *y, const tensor *x, const tensor *index, int n, int cols)
 {
     cuda *c = of(d);
-    WANT("scatter_rows", is(y, DTYPE_F32, 0, cols) && is(x, DTYPE_F32, n, cols) && holds(index, DTYPE_I32, n));
+    want_scatter_rows("scatter_rows", y, x, index, n, cols);
     if (!cuda_alive(c))
         return;
     op_scatter(rt_stream(c->r), f32(y), f32(x), i32(index), n, cols);
@@ -103,8 +101,7 @@ static void scatter_rows(device *d, tensor *y, const tensor *x, const tensor *in
 static void embed_backward(device *d, tensor *dtable, const tensor *dy, const tensor *ids, int rows, int cols)
 {
     cuda *c = of(d);
-    WANT("embed_backward", is(dtable, DTYPE_F32, 0, cols) && is(dy, DTYPE_F32, rows, cols));
-    WANT("embed_backward", holds(ids, DTYPE_I32, rows));
+    want_scatter_rows("embed_backward", dtable, dy, ids, rows, cols);
     if (!cuda_alive(c))
         return;
     op_embed_backward(rt_stream(c->r), f32(dtable), f32(dy), i32(ids), rows, cols);
@@ -132,7 +129,7 @@ static size_t room_of(const cuda *c, int64_t n)
 static void linear_dx(device *d, tensor *dx, const tensor *dy, const weight *w, int rows, bool add)
 {
     cuda *c = of(d);
-    WANT("linear_dx", is(dx, DTYPE_F32, rows, w->cols) && is(dy, DTYPE_F32, rows, w->rows) && dx->data != dy->data);
+    want_linear_dx(dx, dy, w->rows, w->cols, rows);
     if (!cuda_alive(c) || rows <= 0)
         return;
     char *room = static_cast<char *>(cuda_scratch(c, room_of(c, rows * w->rows)));
@@ -157,8 +154,7 @@ static void linear_dx(device *d, tensor *dx, const tensor *dy, const weight *w, 
 static void linear_dw(device *d, tensor *dw, tensor *db, const tensor *dy, const tensor *x, int rows, int n, int k)
 {
     cuda *c = of(d);
-    WANT("linear_dw", holds(dw, DTYPE_F32, static_cast<int64_t>(n) * k) && is(dy, DTYPE_F32, rows, n));
-    WANT("linear_dw", is(x, DTYPE_F32, rows, k) && (!db || holds(db, DTYPE_F32, n)));
+    want_linear_dw(dw, db, dy, x, rows, n, k);
     if (!cuda_alive(c) || rows <= 0)
         return;
     int64_t dy_n = static_cast<int64_t>(rows) * n, x_n = static_cast<int64_t>(rows) * k;
@@ -199,8 +195,7 @@ static void row_norm_backward(device *d, tensor *dx, tensor *dg, tensor *db, con
                               const tensor *g, float eps, int rows, int cols, bool layer, const char *op)
 {
     cuda *c = of(d);
-    WANT(op, is(dx, DTYPE_F32, rows, cols) && is(dy, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols));
-    WANT(op, holds(g, DTYPE_F32, cols) && (!dg || holds(dg, DTYPE_F32, cols)) && (!db || holds(db, DTYPE_F32, cols)));
+    want_norm_backward(op, dx, dg, db, dy, x, g, rows, cols);
     if (!cuda_alive(c) || rows <= 0)
         return;
     norm_backward_op o = { f32(dx), f32(dg), f32(db), f32(dy), f32(x), f32(g), cols,  cols,
@@ -223,9 +218,7 @@ static void layernorm_backward(device *d, tensor *dx, tensor *dg, tensor *db, co
 static void silu_mul_backward(device *d, tensor *dgate_up, const tensor *dy, const tensor *gate_up, int rows, int cols)
 {
     cuda *c = of(d);
-    int64_t both = 2 * static_cast<int64_t>(cols);
-    WANT("silu_mul_backward", is(dgate_up, DTYPE_F32, rows, both) && is(gate_up, DTYPE_F32, rows, both));
-    WANT("silu_mul_backward", is(dy, DTYPE_F32, rows, cols));
+    want_silu_mul_backward(dgate_up, dy, gate_up, rows, cols);
     if (!cuda_alive(c))
         return;
     op_silu_mul_backward(rt_stream(c->r), f32(dgate_up), f32(dy), f32(gate_up), rows, cols);
@@ -235,7 +228,7 @@ static void silu_mul_backward(device *d, tensor *dgate_up, const tensor *dy, con
 static void gelu_backward(device *d, tensor *dx, const tensor *dy, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
-    WANT("gelu_backward", holds(dx, DTYPE_F32, n) && holds(dy, DTYPE_F32, n) && holds(x, DTYPE_F32, n));
+    want_gelu_backward(dx, dy, x, n);
     if (!cuda_alive(c))
         return;
     op_gelu_backward(rt_stream(c->r), f32(dx), f32(dy), f32(x), n);
@@ -257,13 +250,9 @@ static void rope_backward(device *d, const rope_args *a, tensor *dqkv, const ten
                           tensor *dk_norm)
 {
     cuda *c = of(d);
-    int hd = a->head_dim, half = a->rotary / 2;
+    int hd = a->head_dim;
     int64_t width = static_cast<int64_t>(a->heads + 2 * a->kv_heads) * hd, q = static_cast<int64_t>(a->heads) * hd;
-    WANT("rope_backward", is(dqkv, DTYPE_F32, a->rows, width) && holds(a->table_row, DTYPE_I32, a->rows));
-    WANT("rope_backward", is(a->cos, DTYPE_F32, 0, half) && is(a->sin, DTYPE_F32, a->cos->rows, half));
-    WANT("rope_backward", !(a->q_norm || a->k_norm) || is(raw, DTYPE_F32, a->rows, width));
-    WANT("rope_backward", !dq_norm || holds(dq_norm, DTYPE_F32, hd));
-    WANT("rope_backward", !dk_norm || holds(dk_norm, DTYPE_F32, hd));
+    want_rope_backward(a, dqkv, raw, dq_norm, dk_norm);
     if (!cuda_alive(c) || a->rows == 0)
         return;
     op_unrotate(rt_stream(c->r), f32(dqkv), f32(a->cos), f32(a->sin), i32(a->table_row), a->rows, a->heads, a->kv_heads,
@@ -279,7 +268,7 @@ static void rope_backward(device *d, const rope_args *a, tensor *dqkv, const ten
 
 static void attend_varlen_keep(device *d, const attend_varlen_args *a, tensor *lse)
 {
-    WANT("attend_varlen_keep", holds(lse, DTYPE_F32, static_cast<int64_t>(a->rows) * a->heads));
+    want_attend_varlen_keep(a, lse);
     cuda_attend_varlen(d, a, f32(lse));
 }
 
@@ -288,9 +277,8 @@ static void attend_varlen_backward(device *d, const attend_varlen_args *a, tenso
 {
     cuda *c = of(d);
     int64_t items = static_cast<int64_t>(a->rows) * a->heads;
+    want_attend_varlen_backward(a, dqkv, dout, lse);
     attend_op o = cuda_varlen_op(a, "attend_varlen_backward");
-    WANT("attend_varlen_backward", is(dqkv, DTYPE_F32, a->rows, a->qkv->cols));
-    WANT("attend_varlen_backward", is(dout, DTYPE_F32, a->rows, a->out->cols) && holds(lse, DTYPE_F32, items));
     if (!cuda_alive(c) || a->rows == 0)
         return;
     float *delta = static_cast<float *>(cuda_scratch(c, static_cast<size_t>(items) * sizeof(float)));
@@ -306,7 +294,7 @@ static void attend_varlen_backward(device *d, const attend_varlen_args *a, tenso
 static void cross_entropy(device *d, tensor *loss, tensor *logits, const tensor *target, float by, int n, int vocab)
 {
     cuda *c = of(d);
-    WANT("cross_entropy", is(logits, DTYPE_F32, n, vocab) && holds(loss, DTYPE_F32, n) && holds(target, DTYPE_I32, n));
+    want_cross_entropy(loss, logits, target, n, vocab);
     if (!cuda_alive(c))
         return;
     op_cross_entropy(rt_stream(c->r), f32(loss), f32(logits), i32(target), by, n, vocab);
@@ -316,7 +304,7 @@ static void cross_entropy(device *d, tensor *loss, tensor *logits, const tensor 
 static void sum_squares(device *d, tensor *out, int at, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
-    WANT("sum_squares", holds(out, DTYPE_F32, at + 1) && holds(x, DTYPE_F32, n));
+    want_sum_squares(out, at, x, n);
     if (!cuda_alive(c))
         return;
     double *pieces = static_cast<double *>(cuda_scratch(c, SQUARES_BLOCKS * sizeof(double)));
@@ -330,8 +318,7 @@ static void adamw(device *d, tensor *value, tensor *m, tensor *v, const tensor *
                   float beta1, float beta2, float eps, float decay, int64_t step, int64_t n)
 {
     cuda *c = of(d);
-    WANT("adamw", holds(value, DTYPE_F32, n) && holds(m, DTYPE_F32, n) && holds(v, DTYPE_F32, n));
-    WANT("adamw", holds(grad, DTYPE_F32, n) && step >= 1);
+    want_adamw(value, m, v, grad, step, n);
     if (!cuda_alive(c))
         return;
     double power = static_cast<double>(step);
@@ -344,25 +331,5 @@ static void adamw(device *d, tensor *value, tensor *m, tensor *v, const tensor *
 
 void cuda_train_init(device *d)
 {
-    d->weight_from_tensor = weight_from_tensor;
-    d->weight_refresh = weight_refresh;
-    d->copy = copy;
-    d->copy_block = copy_block;
-    d->fill = fill;
-    d->scale = scale;
-    d->dropout = dropout;
-    d->linear_dx = linear_dx;
-    d->linear_dw = linear_dw;
-    d->embed_backward = embed_backward;
-    d->rmsnorm_backward = rmsnorm_backward;
-    d->layernorm_backward = layernorm_backward;
-    d->silu_mul_backward = silu_mul_backward;
-    d->gelu_backward = gelu_backward;
-    d->rope_backward = rope_backward;
-    d->attend_varlen_keep = attend_varlen_keep;
-    d->attend_varlen_backward = attend_varlen_backward;
-    d->scatter_rows = scatter_rows;
-    d->cross_entropy = cross_entropy;
-    d->sum_squares = sum_squares;
-    d->adamw = adamw;
+    DEVICE_FILL_TRAINING(d);
 }

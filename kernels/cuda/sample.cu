@@ -7,6 +7,9 @@
  * sums do not depend on the order in which threads come, so a draw is the same on every run. */
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/random.cuh"
+extern "C" {
+#include "kernels/slot.h"
+}
 
 enum { SAMPLE_THREADS = 512, WARPS = SAMPLE_THREADS / WARP_LANES, CHUNK = 1024, CHUNKS = SAMPLE_VOCAB_MAX / CHUNK };
 enum { NO_ID = 0x7fffffff };
@@ -42,28 +45,12 @@ struct row_view {
 
 /* ---- one id ---- */
 
-static __device__ __forceinline__ bool listed(const int32_t *list, int id)
-{
-    bool found = false;
-    for (int i = 0; i < SAMPLE_STOP_IDS; i++)
-        found = found || list[i] == id;
-    return found;
-}
-
-static __device__ __forceinline__ bool allows(const sample_slot *s, int id)
-{
-    int phase = s->phase != 0;
-    if (listed(s->never[phase], id))
-        return false;
-    return (id >= s->lo[phase] && id < s->hi[phase]) || listed(s->also[phase], id);
-}
-
 /* The logit with penalties and bias; -infinity where the slot forbids the id. */
 static __device__ __forceinline__ float adjusted(const row_view &r, int id)
 {
     const sample_slot *s = r.s;
     float l = r.raw[id];
-    if (!allows(s, id))
+    if (!slot_allows(s, id))
         return -INFINITY;
     int count = r.counts ? r.counts[id] : 0;
     if (count) {
@@ -244,21 +231,6 @@ static __device__ int draw(row_view &r, row_memory *m)
     return find_in_order(r, m, sum_kept(), target < total ? target : total - 1);
 }
 
-static __device__ void take(sample_slot *s, int id, int32_t *counts) /* slot_take of kernels/cpu/slot.c */
-{
-    if (counts && (counts[id] & 0xffff) != 0xffff)
-        counts[id]++;
-    s->last = id;
-    s->generated++;
-    s->position++;
-    if (id == s->flip_id)
-        s->phase = 1;
-    if (s->generated >= s->limit)
-        s->done = SAMPLE_LENGTH;
-    if (listed(s->stop, id))
-        s->done = SAMPLE_STOPPED;
-}
-
 static __global__ void __launch_bounds__(SAMPLE_THREADS) sample_rows(sample_op o)
 {
     SHARED(row_memory, m, 1);
@@ -286,7 +258,7 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS) sample_rows(sample_op o
         float raw = r.raw[i], l = adjusted(r, i);
         nan |= raw != raw || l != l;
         raw_max = fmaxf(raw_max, raw);
-        if (lowest == NO_ID && allows(s, i))
+        if (lowest == NO_ID && slot_allows(s, i))
             lowest = i;
         if (l > mine) {
             mine = l;
@@ -318,7 +290,7 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS) sample_rows(sample_op o
     if (o.out_logprob)
         o.out_logprob[row] =
             static_cast<float>(static_cast<double>(r.raw[id]) - static_cast<double>(raw_max) - log(sum));
-    take(slot, id, counts);
+    slot_take(slot, id, counts);
 }
 
 void op_sample(stream_t st, const sample_op &o)
