@@ -121,7 +121,7 @@ CXX ?= g++
 NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
 HAVE_CXX := $(if $(shell command -v $(CXX)),1)
 BUILD_ID := $(VERSION)-$(firstword $(shell cat kernels/kernels.h kernels/plugin.h lib/base/err.h | cksum))
-CUDA_NAMES := rows attend attend_mma ends sample train device device_train
+CUDA_NAMES := rows attend attend_mma attend_varlen ends sample train device device_train
 EMU_OBJ := $(CUDA_NAMES:%=$(B)/emu/%.o) $(B)/emu/emu.o $(B)/emu/rt_emu.o
 PLUGIN := $(if $(filter-out 1,$(asan)),$(if $(NVCC),$(B)/cuda/latent_cuda.so))
 CXX_FLAGS := -std=c++17 -D_DEFAULT_SOURCE -DLATENT_BUILD_ID='"$(BUILD_ID)"' -Wall -Wextra -Wshadow -ffp-contract=off -fno-exceptions \

@@ -2,7 +2,7 @@
  *
  * A warp holds one query of one head and walks the positions in blocks of 32, a key a lane, with the running maximum
  * and sum of Milakov & Gimelshein 2018. What it sums in which order depends on the row's own position alone. This is
- * the path of parity with the CPU; attend_mma.cu is the fast one. */
+ * the path of parity with the CPU; attend_mma.cu and attend_varlen.cu are the fast ones. */
 #include "kernels/cuda/ops.h"
 
 enum { ATTEND_WARPS = 4, HEAD_MAX = 256, PER_LANE = HEAD_MAX / WARP_LANES };

@@ -581,7 +581,14 @@ void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse)
     o.lse = lse;
     if (!cuda_alive(c) || a->rows == 0)
         return;
-    op_attend(rt_stream(c->r), o);
+    if (!c->f32 && attend_varlen_takes(o)) {
+        void *narrow = cuda_scratch(c, attend_varlen_scratch(o, false));
+        if (!narrow)
+            return;
+        op_attend_varlen(rt_stream(c->r), o, narrow);
+    } else {
+        op_attend(rt_stream(c->r), o);
+    }
     cuda_launched(c);
 }
 

@@ -281,11 +281,15 @@ static void attend_varlen_backward(device *d, const attend_varlen_args *a, tenso
     attend_op o = cuda_varlen_op(a, "attend_varlen_backward");
     if (!cuda_alive(c) || a->rows == 0)
         return;
-    float *delta = static_cast<float *>(cuda_scratch(c, static_cast<size_t>(items) * sizeof(float)));
-    if (!delta)
+    bool narrow = !c->f32 && attend_varlen_takes(o);
+    void *room = cuda_scratch(c, narrow ? attend_varlen_scratch(o, true) : static_cast<size_t>(items) * sizeof(float));
+    if (!room)
         return;
     o.lse = f32(lse);
-    op_attend_backward(rt_stream(c->r), o, f32(dqkv), f32(dout), delta);
+    if (narrow)
+        op_attend_varlen_backward(rt_stream(c->r), o, f32(dqkv), f32(dout), room);
+    else
+        op_attend_backward(rt_stream(c->r), o, f32(dqkv), f32(dout), static_cast<float *>(room));
     cuda_launched(c);
 }
 

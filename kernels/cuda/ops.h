@@ -91,6 +91,11 @@ bool attend_mma_takes(const attend_op &o);
 size_t attend_mma_scratch(const attend_op &o, bool decode); /* bytes of op_attend_mma's scratch */
 void op_attend_mma(stream_t st, const attend_op &o, bool decode, void *scratch);
 
+/* ---- attend_varlen.cu: the same without a cache, operands rounded to bf16, heads of 8, 16 .. 128 ---- */
+bool attend_varlen_takes(const attend_op &o);
+size_t attend_varlen_scratch(const attend_op &o, bool backward); /* bytes */
+void op_attend_varlen(stream_t st, const attend_op &o, void *scratch);
+
 /* ---- ends.cu, sample.cu ---- */
 void op_logprobs(stream_t st, float *logprob, float *entropy, int32_t *best, const float *logits, const int32_t *target,
                  int n, int vocab);

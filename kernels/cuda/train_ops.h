@@ -45,6 +45,8 @@ void op_unrotate(stream_t st, float *dqkv, const float *cos, const float *sin, c
 
 /* o.lse is read. dqkv is written, delta: rows * heads floats of scratch. */
 void op_attend_backward(stream_t st, const attend_op &o, float *dqkv, const float *dout, float *delta);
+/* The way back of op_attend_varlen; attend_varlen.cu. */
+void op_attend_varlen_backward(stream_t st, const attend_op &o, float *dqkv, const float *dout, void *scratch);
 
 void op_cross_entropy(stream_t st, float *loss, float *logits, const int32_t *target, float scale, int n, int vocab);
 /* *out += ; scratch: SQUARES_BLOCKS doubles */

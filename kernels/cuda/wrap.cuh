@@ -56,7 +56,13 @@ static __device__ __forceinline__ bf16 bf16_of_float(float f)
 
 static __device__ __forceinline__ uint32_t bf16_pair(float lower, float upper)
 {
+#ifdef __CUDACC__ /* one instruction where softmax makes operands of its results; the same bits, but for a NaN's */
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+    return pair;
+#else
     return bf16_of_float(lower).bits | static_cast<uint32_t>(bf16_of_float(upper).bits) << 16;
+#endif
 }
 
 #ifdef __CUDACC__

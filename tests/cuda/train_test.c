@@ -143,6 +143,7 @@ static void test_golden(void **state)
     d = open_device_under_test();
     test_bf16 = false;
     full_gradients("qwen3", d, false, 0, 5e-2);
+    full_gradients("phi3", d, false, 0, 5e-2); /* not xlmr: its key biases have gradient 0, but for the rounding */
     lora_gradients("qwen3", d, 0, 5e-2);
     device_close(d);
 }

@@ -31,6 +31,7 @@ enum plant {
     PLANT_PIECE,           /* sums over rows: the last row of a piece is left out */
     PLANT_REPEATED_ID,     /* embedding backward: a repeated id's rows are added by each of them */
     PLANT_UNSEEN_ROW,      /* attention backward: a key misses its own row */
+    PLANT_STALE_STATISTIC, /* attention backward: log-sum-exp and do.out of an earlier tile */
     PLANTS
 };
 
