@@ -18,7 +18,7 @@ logs=$(realpath -m "${1:-build/device}")
 [ $# -gt 0 ] || set -- check
 build=${BUILD:-build}
 device=${DEVICE:-cuda:0}
-tests=(rows attend sample train golden greedy)
+tests=(rows attend varlen sample train golden greedy)
 every=(check kernels decode prefill train encoder sanitizer profile peers)
 failed=0 lines=
 
@@ -67,7 +67,7 @@ sanitizer() {
   have compute-sanitizer || { note sanitizer "skipped: no compute-sanitizer"; return; }
   local tool t
   for tool in memcheck racecheck synccheck initcheck; do
-    for t in rows train sample attend; do
+    for t in rows train sample attend varlen; do
       run "$tool-$t" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/cuda/${t}_test"
     done
   done

@@ -234,6 +234,44 @@ static void attention(const char *name, int nseq, int rows, int context)
     free(contexts);
 }
 
+/* Without a cache, packed and causal as in training: there, and back (its five products, however many are done). */
+struct varlen {
+    struct attend_varlen_args a;
+    struct tensor *dqkv, *dout, *lse;
+};
+
+static void varlen_op(void *arg)
+{
+    struct varlen *v = arg;
+    d->attend_varlen_keep(d, &v->a, v->lse);
+}
+
+static void varlen_back_op(void *arg)
+{
+    struct varlen *v = arg;
+    d->attend_varlen_backward(d, &v->a, v->dqkv, v->dout, v->lse);
+}
+
+static void varlen(int nseq, int each)
+{
+    int rows = nseq * each, q = m.heads * m.hd, width = q + 2 * m.kv_heads * m.hd;
+    int32_t *begin = xcalloc((size_t)nseq + 1, sizeof *begin);
+    for (int s = 0; s < nseq; s++)
+        begin[s + 1] = begin[s] + each;
+    struct tensor *t[] = { tensor(DTYPE_F32, rows, q), tensor(DTYPE_F32, rows, width),
+                           ints(nseq + 1, 1, begin),   tensor(DTYPE_F32, rows, width),
+                           tensor(DTYPE_F32, rows, q), tensor(DTYPE_F32, rows, m.heads) };
+    struct varlen v = { { t[0], t[1], t[2], nseq, rows, m.heads, m.kv_heads, m.hd, 0.1f, 0, true }, t[3], t[4], t[5] };
+    double bytes = 4.0 * rows * (q + width), ops = 4 * (double)nseq * each * (each + 1) / 2 * q;
+    char shape[64];
+    snprintf(shape, sizeof shape, "%d x %d rows, no cache", nseq, each);
+    row("varlen", shape, seconds(varlen_op, &v), bytes, ops);
+    row("varlen back", shape, seconds(varlen_back_op, &v), 2 * bytes, 2.5 * ops);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        d->tensor_free(d, t[i]);
+    free(begin);
+}
+
 /* ---- sampler, norms ---- */
 
 static void sample_op(void *arg)
@@ -680,6 +718,8 @@ static void part_kernels(void)
     attention("decode", some(256, 5), 1, some(2048, 65));
     attention("prefill", some(16, 2), some(256, 30), some(256, 30));
     attention("prefill", 2, some(4096, 40), some(4096, 40));
+    varlen(some(32, 2), some(700, 40));
+    varlen(some(4, 2), some(4096, 70));
     sampler(1, 20, 0.95f);
     sampler(some(256, 2), 0, 1);
     sampler(some(256, 2), 20, 0.95f);
