@@ -273,11 +273,14 @@ static inline void want_sum_squares(const struct tensor *out, int at, const stru
     WANT("sum_squares", holds(out, DTYPE_F32, at + 1) && holds(x, DTYPE_F32, n));
 }
 
-static inline void want_adamw(const struct tensor *value, const struct tensor *m, const struct tensor *v,
-                              const struct tensor *grad, int64_t step, int64_t n)
+static inline void want_adamw(const struct adamw_args *a)
 {
-    WANT("adamw", holds(value, DTYPE_F32, n) && holds(m, DTYPE_F32, n) && holds(v, DTYPE_F32, n));
-    WANT("adamw", holds(grad, DTYPE_F32, n) && step >= 1);
+    WANT("adamw", a->step >= 1);
+    for (size_t i = 0; i < a->parts; i++) {
+        const struct adamw_part *p = &a->part[i];
+        WANT("adamw", holds(p->value, DTYPE_F32, p->n) && holds(p->m, DTYPE_F32, p->n));
+        WANT("adamw", holds(p->v, DTYPE_F32, p->n) && holds(p->grad, DTYPE_F32, p->n));
+    }
 }
 
 /* ---- struct device: what each part of a device fills in, from functions of the same names ---- */

@@ -143,6 +143,20 @@ struct decode_inputs_args {
     int n;
 };
 
+/* ---- optimizer ---- */
+struct adamw_part {
+    struct tensor *value, *m, *v; /* F32 [n] */
+    const struct tensor *grad;    /* F32 [n] */
+    int64_t n;
+    float decay;
+};
+struct adamw_args {
+    const struct adamw_part *part; /* of a step: all that learns, in one call */
+    size_t parts;
+    float grad_scale, lr, beta1, beta2, eps; /* grad is multiplied by grad_scale first (clipping, averaging) */
+    int64_t step;                            /* from 1 */
+};
+
 struct read_ticket; /* a copy to the host that is under way */
 
 struct device {
@@ -265,11 +279,8 @@ struct device {
 
     /* out[at] += sum of squares in double-then-float, fixed order: the pieces of the global norm */
     void (*sum_squares)(struct device *d, struct tensor *out /* F32 */, int at, const struct tensor *x, int64_t n);
-    /* AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW: value *= 1 - lr * decay; then the bias-corrected step.
-     * grad is multiplied by grad_scale first (clipping, averaging). */
-    void (*adamw)(struct device *d, struct tensor *value, struct tensor *m, struct tensor *v, const struct tensor *grad,
-                  float grad_scale, float lr, float beta1, float beta2, float eps, float decay,
-                  int64_t step /* from 1 */, int64_t n);
+    /* AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW: value *= 1 - lr * decay; then the bias-corrected step. */
+    void (*adamw)(struct device *d, const struct adamw_args *a);
 };
 
 /* Opens "cpu", "cpu-oracle", "cuda:N" or "auto" (cuda:0 when there is one, else cpu). threads 0: all cores. */

@@ -12,7 +12,7 @@
 
 #include "kernels/kernels.h"
 
-enum { LATENT_DEVICE_ABI = 2 };
+enum { LATENT_DEVICE_ABI = 3 };
 
 #ifndef LATENT_BUILD_ID
 #define LATENT_BUILD_ID "unknown"

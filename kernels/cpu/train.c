@@ -331,26 +331,27 @@ static void sum_squares(struct device *d, struct tensor *out, int at, const stru
         f32(out)[at] += (float)c->train->sum_squares(c, f32(x), n);
 }
 
-static void adamw(struct device *d, struct tensor *value, struct tensor *m, struct tensor *v, const struct tensor *grad,
-                  float grad_scale, float lr, float beta1, float beta2, float eps, float decay, int64_t step, int64_t n)
+static void adamw(struct device *d, const struct adamw_args *a)
 {
     struct cpu *c = cpu_of(d);
-    want_adamw(value, m, v, grad, step, n);
-    struct adamw_step a = { f32(value),
-                            f32(m),
-                            f32(v),
-                            f32(grad),
-                            grad_scale,
-                            lr,
-                            beta1,
-                            beta2,
-                            eps,
-                            decay,
-                            (float)(1 - pow((double)beta1, (double)step)),
-                            (float)sqrt(1 - pow((double)beta2, (double)step)),
-                            n };
-    if (!c->failed)
-        c->train->adamw(c, &a);
+    want_adamw(a);
+    for (size_t i = 0; i < a->parts && !c->failed; i++) {
+        const struct adamw_part *p = &a->part[i];
+        struct adamw_step s = { f32(p->value),
+                                f32(p->m),
+                                f32(p->v),
+                                f32(p->grad),
+                                a->grad_scale,
+                                a->lr,
+                                a->beta1,
+                                a->beta2,
+                                a->eps,
+                                p->decay,
+                                (float)(1 - pow((double)a->beta1, (double)a->step)),
+                                (float)sqrt(1 - pow((double)a->beta2, (double)a->step)),
+                                p->n };
+        c->train->adamw(c, &s);
+    }
 }
 
 void cpu_train_init(struct cpu *c)

@@ -318,18 +318,28 @@ static void sum_squares(device *d, tensor *out, int at, const tensor *x, int64_t
     cuda_launched(c);
 }
 
-static void adamw(device *d, tensor *value, tensor *m, tensor *v, const tensor *grad, float grad_scale, float lr,
-                  float beta1, float beta2, float eps, float decay, int64_t step, int64_t n)
+static void adamw(device *d, const adamw_args *a)
 {
     cuda *c = of(d);
-    want_adamw(value, m, v, grad, step, n);
+    want_adamw(a);
     if (!cuda_alive(c))
         return;
-    double power = static_cast<double>(step);
-    float bias1 = static_cast<float>(1 - pow(static_cast<double>(beta1), power));
-    float bias2_sqrt = static_cast<float>(sqrt(1 - pow(static_cast<double>(beta2), power)));
-    op_adamw(rt_stream(c->r), adamw_op{ f32(value), f32(m), f32(v), f32(grad), grad_scale, 1 - lr * decay, lr / bias1,
-                                        beta1, beta2, bias2_sqrt, eps, n });
+    double power = static_cast<double>(a->step);
+    adamw_op o = {};
+    o.grad_scale = a->grad_scale;
+    o.rate = a->lr / static_cast<float>(1 - pow(static_cast<double>(a->beta1), power));
+    o.beta1 = a->beta1;
+    o.beta2 = a->beta2;
+    o.bias2_sqrt = static_cast<float>(sqrt(1 - pow(static_cast<double>(a->beta2), power)));
+    o.eps = a->eps;
+    for (size_t i = 0; i < a->parts; i++) {
+        const adamw_part &p = a->part[i];
+        o.tensor[o.tensors++] = { f32(p.value), f32(p.m), f32(p.v), f32(p.grad), p.n, 0, 1 - a->lr * p.decay };
+        if (o.tensors == ADAMW_TENSORS || i + 1 == a->parts) {
+            op_adamw(rt_stream(c->r), o);
+            o.tensors = 0;
+        }
+    }
     cuda_launched(c);
 }
 

@@ -583,20 +583,34 @@ void op_sum_squares(stream_t st, float *out, const float *x, int64_t n, double *
     LAUNCH(add_squares, 1, ROW_THREADS, 0, st, out, scratch, static_cast<int>(blocks));
 }
 
-static __global__ void __launch_bounds__(FLAT_THREADS) adamw_flat(adamw_op o)
+enum { ADAMW_PIECE = 8 * FLAT_THREADS };
+static_assert(sizeof(adamw_op) <= 4096, "what a kernel's arguments may be");
+
+/* A block takes a piece of one tensor. */
+static __global__ void __launch_bounds__(FLAT_THREADS) adamw_pieces(adamw_op o)
 {
-    int64_t i = flat_index();
-    if (i >= o.n)
-        return;
-    float g = o.grad[i] * o.grad_scale;
-    float m = o.beta1 * o.m[i] + (1 - o.beta1) * g, v = o.beta2 * o.v[i] + (1 - o.beta2) * (g * g);
-    o.m[i] = m;
-    o.v[i] = v;
-    o.value[i] = o.value[i] * o.keep - o.rate * m / (sqrtf(v) / o.bias2_sqrt + o.eps);
+    int t = 0;
+    while (t + 1 < o.tensors && o.tensor[t + 1].first_block <= blockIdx.x)
+        t++;
+    const auto &x = o.tensor[t];
+    int64_t from = (blockIdx.x - x.first_block) * ADAMW_PIECE,
+            to = from + ADAMW_PIECE < x.n ? from + ADAMW_PIECE : x.n - PLANTED(PLANT_PIECE);
+    for (int64_t i = from + threadIdx.x; i < to; i += FLAT_THREADS) {
+        float g = x.grad[i] * o.grad_scale;
+        float m = o.beta1 * x.m[i] + (1 - o.beta1) * g, v = o.beta2 * x.v[i] + (1 - o.beta2) * (g * g);
+        x.m[i] = m;
+        x.v[i] = v;
+        x.value[i] = x.value[i] * x.keep - o.rate * m / (sqrtf(v) / o.bias2_sqrt + o.eps);
+    }
 }
 
-void op_adamw(stream_t st, const adamw_op &o)
+void op_adamw(stream_t st, adamw_op &o)
 {
-    if (o.n > 0)
-        LAUNCH(adamw_flat, blocks_of(o.n, FLAT_THREADS), FLAT_THREADS, 0, st, o);
+    int64_t blocks = 0;
+    for (int i = 0; i < o.tensors; i++) {
+        o.tensor[i].first_block = blocks;
+        blocks += (o.tensor[i].n + ADAMW_PIECE - 1) / ADAMW_PIECE;
+    }
+    if (blocks > 0)
+        LAUNCH(adamw_pieces, static_cast<unsigned>(blocks), FLAT_THREADS, 0, st, o);
 }

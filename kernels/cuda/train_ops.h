@@ -53,12 +53,18 @@ void op_cross_entropy(stream_t st, float *loss, float *logits, const int32_t *ta
 enum { SQUARES_BLOCKS = 256 };
 void op_sum_squares(stream_t st, float *out, const float *x, int64_t n, double *scratch);
 
+/* A step of up to ADAMW_TENSORS tensors in one launch; they travel as the kernel's argument, which has 4 KB. */
+enum { ADAMW_TENSORS = 64 };
 struct adamw_op {
-    float *value, *m, *v;
-    const float *grad;
-    float grad_scale, keep, rate, beta1, beta2, bias2_sqrt, eps; /* keep: 1 - lr decay; rate: lr / bias1 */
-    int64_t n;
+    float grad_scale, rate, beta1, beta2, bias2_sqrt, eps; /* rate: lr / bias1 */
+    int tensors;
+    struct {
+        float *value, *m, *v;
+        const float *grad;
+        int64_t n, first_block; /* first_block: op_adamw's */
+        float keep;             /* 1 - lr decay */
+    } tensor[ADAMW_TENSORS];
 };
-void op_adamw(stream_t st, const adamw_op &o);
+void op_adamw(stream_t st, adamw_op &o);
 
 #endif

@@ -145,7 +145,7 @@ static const char *const kinds[] = { "value", "m", "v" };
 
 static struct tensor *tensor_of(const struct optimizer *o, size_t i, int kind)
 {
-    return kind == 0 ? trainable_param(o->t, i)->value : kind == 1 ? o->m[i] : o->v[i];
+    return kind == 0 ? trainable_param(o->t, i)->value : kind == 1 ? o->part[i].m : o->part[i].v;
 }
 
 static int write_tensors(const struct optimizer *o, const char *path, int nkinds, struct err *e)

@@ -40,14 +40,17 @@ int optimizer_open(struct optimizer *o, struct trainable *t, struct device *d, d
                    struct err *e)
 {
     size_t n = trainable_params(t);
-    *o = (struct optimizer){ .t = t, .d = d, .decay = (float)decay, .max_norm = (float)max_norm };
-    o->m = xcalloc(n + 1, sizeof *o->m);
-    o->v = xcalloc(n + 1, sizeof *o->v);
+    *o = (struct optimizer){ .t = t, .d = d, .max_norm = (float)max_norm };
+    o->part = xcalloc(n + 1, sizeof *o->part);
     int rc = d->tensor_new(d, &o->sum, DTYPE_F32, 1, 1, "norm", e);
     for (size_t i = 0; rc == 0 && i < n; i++) {
         const struct param *p = trainable_param(t, i);
-        if (d->tensor_new(d, &o->m[i], DTYPE_F32, p->rows, p->cols, "moments", e) < 0 ||
-            d->tensor_new(d, &o->v[i], DTYPE_F32, p->rows, p->cols, "moments", e) < 0)
+        struct adamw_part *a = &o->part[i];
+        *a = (struct adamw_part){
+            .value = p->value, .grad = p->grad, .n = p->rows * p->cols, .decay = p->matrix ? (float)decay : 0
+        };
+        if (d->tensor_new(d, &a->m, DTYPE_F32, p->rows, p->cols, "moments", e) < 0 ||
+            d->tensor_new(d, &a->v, DTYPE_F32, p->rows, p->cols, "moments", e) < 0)
             rc = -1;
     }
     if (rc < 0)
@@ -60,12 +63,11 @@ void optimizer_close(struct optimizer *o)
     if (!o->t)
         return;
     for (size_t i = 0; i < trainable_params(o->t); i++) {
-        o->d->tensor_free(o->d, o->m[i]);
-        o->d->tensor_free(o->d, o->v[i]);
+        o->d->tensor_free(o->d, o->part[i].m);
+        o->d->tensor_free(o->d, o->part[i].v);
     }
     o->d->tensor_free(o->d, o->sum);
-    free(o->m);
-    free(o->v);
+    free(o->part);
     *o = (struct optimizer){ .t = NULL };
 }
 
@@ -86,11 +88,14 @@ int optimizer_norm(struct optimizer *o, double *norm, struct err *e)
 void optimizer_step(struct optimizer *o, int64_t step, double lr, double norm)
 {
     float n = (float)norm, clip = o->max_norm > 0 ? fminf(1, o->max_norm / (n + 1e-6f)) : 1;
-    for (size_t i = 0; i < trainable_params(o->t); i++) {
-        struct param *p = trainable_param(o->t, i);
-        o->d->adamw(o->d, p->value, o->m[i], o->v[i], p->grad, clip, (float)lr, 0.9f, 0.999f, 1e-8f,
-                    p->matrix ? o->decay : 0, step, p->rows * p->cols);
-    }
+    o->d->adamw(o->d, &(struct adamw_args){ .part = o->part,
+                                            .parts = trainable_params(o->t),
+                                            .grad_scale = clip,
+                                            .lr = (float)lr,
+                                            .beta1 = 0.9f,
+                                            .beta2 = 0.999f,
+                                            .eps = 1e-8f,
+                                            .step = step });
     trainable_refresh(o->t);
     trainable_zero(o->t);
 }

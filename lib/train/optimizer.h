@@ -23,9 +23,9 @@ int64_t schedule_warmup(double ratio, int64_t steps); /* rounded up */
 struct optimizer {
     struct trainable *t;
     struct device *d;
-    struct tensor **m, **v; /* [trainable_params] moments, F32 in the parameter's shape */
+    struct adamw_part *part; /* [trainable_params]; the moments m and v are ours, in the parameter's shape */
     struct tensor *sum;
-    float decay, max_norm; /* max_norm 0: no clipping */
+    float max_norm; /* 0: no clipping */
 };
 
 int optimizer_open(struct optimizer *o, struct trainable *t, struct device *d, double decay, double max_norm,

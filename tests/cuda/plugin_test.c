@@ -76,7 +76,7 @@ static void test_present(void **state)
     assert_int_equal(open_device(LATENT_DEVICE_ABI + 1, LATENT_BUILD_ID, 0, false, &d, &e), -1);
     assert_non_null(strstr(e.msg, "another build"));
     assert_int_equal(open_device(LATENT_DEVICE_ABI, "0.0.0-1", 0, false, &d, &e), -1);
-    assert_non_null(strstr(e.msg, "the program has 2, 0.0.0-1"));
+    assert_non_null(strstr(e.msg, "the program has 3, 0.0.0-1"));
     setenv("LATENT_CUDA", file, 1);
     if (device_open(&d, "cuda:0", 0, &e) == 0)
         device_close(d);

@@ -64,6 +64,7 @@ static void rows(void **state)
         }
     compare(run_ends, &(struct problem){ "ends", 3, 40000, 0 }, 2e-5);
     compare(run_adamw, &(struct problem){ "adamw", 1, 20001, 0 }, 1e-5);
+    compare(run_adamw, &(struct problem){ "adamw", 5, 7, 0 }, 1e-5);
 }
 
 static void attention(void **state)
@@ -316,7 +317,8 @@ static void adamw_is_torchs(void **state)
     double p = (double)v0, avg = 0, sq = 0;
     for (int step = 1; step <= 3; step++) {
         struct tensor *grad = floats_of(d, 1, 1, &g[step - 1]);
-        d->adamw(d, value, m, v, grad, 1, 0.1f, 0.9f, 0.999f, 1e-8f, 0.05f, step, 1);
+        struct adamw_part part = { value, m, v, grad, 1, 0.05f };
+        d->adamw(d, &(struct adamw_args){ &part, 1, 1, 0.1f, 0.9f, 0.999f, 1e-8f, step });
         d->tensor_free(d, grad);
         double gr = (double)g[step - 1];
         p *= 1 - 0.1 * 0.05;

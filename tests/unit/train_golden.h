@@ -305,11 +305,14 @@ static inline void golden_steps(const char *family, struct device *d, const stru
     assert_ok(trainable_open(&t, m, &o, &e));
     read_rows(family, rows);
     size_t n = trainable_params(t);
-    struct tensor **mo = xcalloc(n, sizeof *mo), **ve = xcalloc(n, sizeof *ve);
+    struct adamw_part *part = xcalloc(n, sizeof *part);
     for (size_t i = 0; i < n; i++) {
         struct param *q = trainable_param(t, i);
-        assert_ok(d->tensor_new(d, &mo[i], DTYPE_F32, q->rows, q->cols, "m", &e));
-        assert_ok(d->tensor_new(d, &ve[i], DTYPE_F32, q->rows, q->cols, "v", &e));
+        part[i] = (struct adamw_part){
+            .value = q->value, .grad = q->grad, .n = q->rows * q->cols, .decay = q->matrix ? decay : 0
+        };
+        assert_ok(d->tensor_new(d, &part[i].m, DTYPE_F32, q->rows, q->cols, "m", &e));
+        assert_ok(d->tensor_new(d, &part[i].v, DTYPE_F32, q->rows, q->cols, "v", &e));
     }
     struct rec_reader *in;
     struct rec r;
@@ -329,20 +332,15 @@ static inline void golden_steps(const char *family, struct device *d, const stru
             fail_msg("%s %s step %d: loss %.9g norm %.9g, reference %.9g and %.9g", family, steps, step,
                      loss / p->targets, (double)norm, want, want_norm);
         float clip = norm > 1 ? 1 / (norm + 1e-6f) : 1;
-        for (size_t i = 0; i < n; i++) {
-            struct param *q = trainable_param(t, i);
-            d->adamw(d, q->value, mo[i], ve[i], q->grad, clip, lr, 0.9f, 0.999f, 1e-8f, q->matrix ? decay : 0, step + 1,
-                     q->rows * q->cols);
-        }
+        d->adamw(d, &(struct adamw_args){ part, n, clip, lr, 0.9f, 0.999f, 1e-8f, step + 1 });
         trainable_refresh(t);
     }
     rec_close(in);
     for (size_t i = 0; i < n; i++) {
-        d->tensor_free(d, mo[i]);
-        d->tensor_free(d, ve[i]);
+        d->tensor_free(d, part[i].m);
+        d->tensor_free(d, part[i].v);
     }
-    free(mo);
-    free(ve);
+    free(part);
     trainable_close(t);
     model_close(m);
     free_rows(rows);

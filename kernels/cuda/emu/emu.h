@@ -28,7 +28,7 @@ enum plant {
     PLANT_MASK,            /* softmax: one key too many is visible */
     PLANT_SHUFFLE,         /* warp_sum: half of a warp skips a shuffle */
     PLANT_NO_ATOMIC_CLEAR, /* sampler: the histogram is not cleared */
-    PLANT_PIECE,           /* sums over rows: the last row of a piece is left out */
+    PLANT_PIECE,           /* sums over rows, adamw: the last one of a piece is left out */
     PLANT_REPEATED_ID,     /* embedding backward: a repeated id's rows are added by each of them */
     PLANT_UNSEEN_ROW,      /* attention backward: a key misses its own row */
     PLANT_STALE_STATISTIC, /* attention backward: log-sum-exp and do.out of an earlier tile */
