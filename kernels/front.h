@@ -201,6 +201,11 @@ static inline void want_scatter_rows(const char *op, const struct tensor *y, con
     WANT(op, is(y, DTYPE_F32, 0, cols) && is(x, DTYPE_F32, n, cols) && holds(index, DTYPE_I32, n));
 }
 
+static inline void want_hold(const struct tensor *x, int64_t n)
+{
+    WANT("hold", holds(x, DTYPE_F32, n));
+}
+
 static inline void want_linear_dx(const struct tensor *dx, const struct tensor *dy, int64_t n, int64_t k, int rows)
 {
     WANT("linear_dx", is(dx, DTYPE_F32, rows, k) && is(dy, DTYPE_F32, rows, n) && dx->data != dy->data);
@@ -331,6 +336,8 @@ static inline void want_adamw(const struct adamw_args *a)
         (d)->fill = fill;                                                                                              \
         (d)->scale = scale;                                                                                            \
         (d)->dropout = dropout;                                                                                        \
+        (d)->hold = hold;                                                                                              \
+        (d)->let_go = let_go;                                                                                          \
         (d)->linear_dx = linear_dx;                                                                                    \
         (d)->linear_dw = linear_dw;                                                                                    \
         (d)->embed_backward = embed_backward;                                                                          \

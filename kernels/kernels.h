@@ -36,6 +36,7 @@ enum {
     KV_PAGE = 32,      /* positions of one sequence that share a page of the key-value cache */
     ATTEND_BLOCK = 32, /* positions summed together in attention; a page never straddles a block */
     SAMPLE_STOP_IDS = 8,
+    HELD_TENSORS = 2, /* see hold */
 };
 
 struct tensor; /* resident memory with a dtype and a shape [rows, cols]; opaque */
@@ -241,6 +242,10 @@ struct device {
     void (*dropout)(struct device *d, struct tensor *y, float p, const uint32_t key[2], const uint32_t stream[2],
                     uint64_t first, int64_t n);
 
+    /* From hold to let_go the first n elements of x stay as they are: a device that rounds what it multiplies then
+     * rounds them once for all products. At most HELD_TENSORS at a time, each let go before it changes. */
+    void (*hold)(struct device *d, const struct tensor *x /* F32 */, int64_t n);
+    void (*let_go)(struct device *d, const struct tensor *x);
     /* linear: dx (+)= dy W; dW += dy^T x; db += column sums of dy */
     void (*linear_dx)(struct device *d, struct tensor *dx /* F32 [T, K] */, const struct tensor *dy /* F32 [T, N] */,
                       const struct weight *w, int rows, bool add);

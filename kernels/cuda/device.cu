@@ -343,6 +343,8 @@ static void close_device(device *d)
     rt_enter(c->r);
     rt_free(c->r, c->scratch);
     rt_free(c->r, c->failure);
+    for (auto &h : c->held)
+        rt_free(c->r, h.narrow);
     rt_close(c->r);
     free(c);
 }
@@ -377,11 +379,14 @@ static void multiply(cuda *c, const float *x, product_op o)
     o.bf16_in = !c->f32;
     if (o.bf16_in) {
         int64_t n = static_cast<int64_t>(o.m) * o.k;
-        void *rounded = cuda_scratch(c, static_cast<size_t>(n) * 2);
-        if (!rounded)
-            return;
-        op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(rounded), x, n);
-        o.a = rounded;
+        o.a = cuda_held(c, x, n);
+        if (!o.a) {
+            void *rounded = cuda_scratch(c, static_cast<size_t>(n) * 2);
+            if (!rounded)
+                return;
+            op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(rounded), x, n);
+            o.a = rounded;
+        }
     }
     err e;
     cuda_note(c, rt_product(c->r, o, &e), e);

@@ -22,6 +22,12 @@ struct cuda {
     void *scratch;
     size_t scratch_bytes;
     int32_t *failure; /* [2], device: see sample_op */
+    struct {
+        const float *x; /* NULL: free */
+        int64_t n;
+        void *narrow; /* x rounded; the memory stays for the next */
+        size_t bytes;
+    } held[HELD_TENSORS];
 };
 
 static inline cuda *of(device *d)
@@ -34,6 +40,8 @@ bool cuda_alive(cuda *c);                        /* enters the device; false: it
 void cuda_launched(cuda *c);
 /* Work space for one operation; NULL: there is none, and the device has failed. */
 void *cuda_scratch(cuda *c, size_t bytes);
+/* The first n elements of x rounded, where x is held; else NULL. */
+const void *cuda_held(const cuda *c, const float *x, int64_t n);
 /* NULL when there is no memory. */
 weight *cuda_weight_new(cuda *c, int64_t rows, int64_t cols, const char *what, err *e);
 

@@ -110,20 +110,66 @@ static void embed_backward(device *d, tensor *dtable, const tensor *dy, const te
 
 /* ---- products ---- */
 
-/* x as it is multiplied: itself, or rounded into *room, which moves on. */
+static void hold(device *d, const tensor *x, int64_t n)
+{
+    cuda *c = of(d);
+    want_hold(x, n);
+    if (c->f32 || !cuda_alive(c))
+        return;
+    for (auto &h : c->held) {
+        if (h.x)
+            continue;
+        size_t bytes = static_cast<size_t>(n) * sizeof(bf16);
+        if (h.bytes < bytes) {
+            err e;
+            rt_free(c->r, h.narrow);
+            h.narrow = nullptr;
+            int rc = rt_alloc(c->r, &h.narrow, bytes, "work space", &e);
+            cuda_note(c, rc, e);
+            h.bytes = rc < 0 ? 0 : bytes;
+            if (rc < 0)
+                return;
+        }
+        if (!PLANTED(PLANT_HELD_ON) || h.n != n)
+            op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(h.narrow), f32(x), n);
+        h.x = f32(x);
+        h.n = n;
+        cuda_launched(c);
+        return;
+    }
+    device_bug("hold", "too many tensors are held");
+}
+
+static void let_go(device *d, const tensor *x)
+{
+    for (auto &h : of(d)->held)
+        if (h.x == f32(x))
+            h.x = nullptr;
+}
+
+const void *cuda_held(const cuda *c, const float *x, int64_t n)
+{
+    for (auto &h : c->held)
+        if (h.x == x && h.n >= n)
+            return h.narrow;
+    return nullptr;
+}
+
+/* x as it is multiplied: itself, rounded when it was held, or rounded into *room, which moves on. */
 static const void *operand(cuda *c, const float *x, int64_t n, char **room)
 {
-    if (c->f32)
-        return x;
+    const void *held = c->f32 ? x : cuda_held(c, x, n);
+    if (held)
+        return held;
     bf16 *to = reinterpret_cast<bf16 *>(*room);
     op_to_bf16(rt_stream(c->r), to, x, n);
     *room += (static_cast<size_t>(n) * 2 + 255) / 256 * 256;
     return to;
 }
 
-static size_t room_of(const cuda *c, int64_t n)
+static size_t room_of(const cuda *c, const float *x, int64_t n)
 {
-    return c->f32 ? 0 : static_cast<size_t>(n) * 2 + 256;
+    return c->f32 || cuda_held(c, x, n) ? 0 : static_cast<size_t>(n) * 2 + 256;
 }
 
 static void linear_dx(device *d, tensor *dx, const tensor *dy, const weight *w, int rows, bool add)
@@ -132,7 +178,7 @@ static void linear_dx(device *d, tensor *dx, const tensor *dy, const weight *w, 
     want_linear_dx(dx, dy, w->rows, w->cols, rows);
     if (!cuda_alive(c) || rows <= 0)
         return;
-    char *room = static_cast<char *>(cuda_scratch(c, room_of(c, rows * w->rows)));
+    char *room = static_cast<char *>(cuda_scratch(c, room_of(c, f32(dy), rows * w->rows)));
     if (c->failed)
         return;
     err e;
@@ -158,7 +204,7 @@ static void linear_dw(device *d, tensor *dw, tensor *db, const tensor *dy, const
     if (!cuda_alive(c) || rows <= 0)
         return;
     int64_t dy_n = static_cast<int64_t>(rows) * n, x_n = static_cast<int64_t>(rows) * k;
-    size_t sums = db ? column_sums_scratch(rows, n) : 0, products = room_of(c, dy_n) + room_of(c, x_n);
+    size_t sums = db ? column_sums_scratch(rows, n) : 0, products = room_of(c, f32(dy), dy_n) + room_of(c, f32(x), x_n);
     char *room = static_cast<char *>(cuda_scratch(c, sums > products ? sums : products));
     if (c->failed)
         return;

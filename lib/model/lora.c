@@ -44,10 +44,12 @@ void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, c
 {
     struct device *d = t->m->d;
     const struct tensor *in = branch_input(t, b, x, rows, draw);
+    d->hold(d, in, (int64_t)rows * b->in);
     d->linear(d, b->h, in, b->aw, NULL, rows, false);
     d->linear_dw(d, b->bg, NULL, dy, b->h, rows, (int)b->out, (int)b->rank);
     d->linear_dx(d, b->dh, dy, b->bw, rows, false);
     d->linear_dw(d, b->ag, NULL, b->dh, in, rows, (int)b->rank, (int)b->in);
+    d->let_go(d, in);
     if (!b->drop) {
         d->linear_dx(d, dx, b->dh, b->aw, rows, true);
         return;

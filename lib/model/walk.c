@@ -37,9 +37,15 @@ void site_forward(struct trainable *t, int layer, enum site s, struct tensor *y,
                   bool add)
 {
     struct side w = side_of(t, layer, s);
-    t->m->d->linear(t->m->d, y, x, w.w, w.bias, rows, add);
-    if (t->layer[layer].branch[s])
-        branch_forward(t, t->layer[layer].branch[s], y, x, rows, draws_of(t, layer, s));
+    struct device *d = t->m->d;
+    struct branch *branch = t->layer[layer].branch[s];
+    if (branch)
+        d->hold(d, x, rows * w.in);
+    d->linear(d, y, x, w.w, w.bias, rows, add);
+    if (branch) {
+        branch_forward(t, branch, y, x, rows, draws_of(t, layer, s));
+        d->let_go(d, x);
+    }
 }
 
 void site_backward(struct trainable *t, int layer, enum site s, struct tensor *dx, const struct tensor *dy,
@@ -48,11 +54,13 @@ void site_backward(struct trainable *t, int layer, enum site s, struct tensor *d
     struct side w = side_of(t, layer, s);
     struct device *d = t->m->d;
     const struct layer_grads *g = &t->layer[layer];
+    d->hold(d, dy, rows * w.out);
     d->linear_dx(d, dx, dy, w.w, rows, false);
     if (g->w[s])
         d->linear_dw(d, g->w[s], g->b[s], dy, x, rows, (int)w.out, (int)w.in);
     if (g->branch[s])
         branch_backward(t, g->branch[s], dx, dy, x, rows, draws_of(t, layer, s));
+    d->let_go(d, dy);
 }
 
 static struct rope_args rope_of(const struct trainable *t, int layer, int rows, struct tensor *qkv)

@@ -577,19 +577,25 @@ static void branch_close(struct branch *b)
 static void forward(struct branch *b, struct tensor *y, const struct tensor *x, const struct weight *w, int rows,
                     bool add)
 {
+    d->hold(d, x, (int64_t)rows * b->in);
     d->linear(d, y, x, w, NULL, rows, add);
     d->linear(d, b->h, x, b->aw, NULL, rows, false);
     d->linear(d, y, b->h, b->bw, NULL, rows, true);
+    d->let_go(d, x);
 }
 
 static void back_through(struct branch *b, struct tensor *dx, const struct tensor *dy, const struct tensor *x,
                          const struct weight *w, int rows)
 {
+    d->hold(d, dy, (int64_t)rows * b->out);
+    d->hold(d, x, (int64_t)rows * b->in);
     d->linear_dx(d, dx, dy, w, rows, false);
     d->linear(d, b->h, x, b->aw, NULL, rows, false);
     d->linear_dw(d, b->db, NULL, dy, b->h, rows, b->out, RANK);
     d->linear_dx(d, b->dh, dy, b->bw, rows, false);
     d->linear_dw(d, b->da, NULL, b->dh, x, rows, RANK, b->in);
+    d->let_go(d, x);
+    d->let_go(d, dy);
     d->linear_dx(d, dx, b->dh, b->aw, rows, true);
 }
 

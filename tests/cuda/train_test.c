@@ -78,6 +78,64 @@ static void run_moves(struct device *d, const struct problem *p, struct result *
         d->tensor_free(d, all[i]);
 }
 
+/* Two products of x and two of dy, held (then changed and held once more) or not: the same bits, and fewer passes that
+ * round. */
+static void products_of(struct device *d, bool held, struct result *r, uint64_t *launches)
+{
+    struct err e = { "" };
+    struct source s = source_of(9);
+    enum { ROWS = 9, N = 24, K = 17 };
+    float *v = random_floats(&s, (int64_t)N * K, 1);
+    struct weight_part part = { v, DTYPE_F32, N };
+    struct weight *w;
+    assert_ok(d->weight_new(d, &w, &part, 1, K, "test", &e));
+    struct tensor *x = random_tensor(d, &s, ROWS, K, 1), *dy = random_tensor(d, &s, ROWS, N, 1);
+    struct tensor *y = floats_of(d, ROWS, N, NULL), *dx = floats_of(d, ROWS, K, NULL);
+    struct tensor *dw = floats_of(d, N, K, NULL), *all[] = { x, dy, y, dx, dw };
+#ifndef NO_EMULATION
+    uint64_t before = emu_launches();
+#endif
+    for (int i = 0; i < 2; i++) {
+        if (held) {
+            d->hold(d, x, (int64_t)ROWS * K);
+            d->hold(d, dy, (int64_t)ROWS * N);
+        }
+        d->linear(d, y, x, w, NULL, ROWS, true);
+        d->linear_dx(d, dx, dy, w, ROWS, true);
+        d->linear_dw(d, dw, NULL, dy, x, ROWS, N, K);
+        if (held) {
+            d->let_go(d, dy);
+            d->let_go(d, x);
+        }
+        d->scale(d, x, -3, (int64_t)ROWS * K);
+        d->scale(d, dy, 5, (int64_t)ROWS * N);
+    }
+#ifndef NO_EMULATION
+    *launches = emu_launches() - before;
+#endif
+    for (int i = 2; i < 5; i++)
+        keep(r, d, all[i]);
+    for (int i = 0; i < 5; i++)
+        d->tensor_free(d, all[i]);
+    d->weight_free(d, w);
+    free(v);
+}
+
+static void held(struct device *d, struct device *o)
+{
+    struct result got = { .count = 0 }, want = { .count = 0 };
+    uint64_t fewer = 0, more = 0;
+    (void)o;
+    products_of(d, true, &got, &fewer);
+    products_of(d, false, &want, &more);
+    for (int i = 0; i < got.count; i++)
+        same_floats("products of held tensors", got.out[i], want.out[i], want.n[i], 0, 0);
+    if (!real_device() && more - fewer != 4)
+        note_mismatch("held tensors save %d launches, not 4", (int)(more - fewer));
+    result_release(&got);
+    result_release(&want);
+}
+
 /* More tensors than a launch takes, and some of more than a block's piece: the bits of the CPU's fast path. */
 static void optimizer(struct device *d, struct device *o)
 {
@@ -101,6 +159,7 @@ static void test_products(void **state)
     expect_right(products);
     test_bf16 = true;
     expect_right(products);
+    expect_right(held);
     test_bf16 = false;
 }
 
@@ -131,6 +190,9 @@ static void test_planted(void **state)
     expect_found(PLANT_PIECE, products, "the last row of a piece is not summed");
     expect_found(PLANT_REPEATED_ID, rows_back, "a repeated id is added twice");
     expect_found(PLANT_UNSEEN_ROW, attention_back, "a key misses its own row");
+    test_bf16 = true;
+    expect_found(PLANT_HELD_ON, held, "what was rounded before is taken once more");
+    test_bf16 = false;
     expect_found(PLANT_PIECE, optimizer, "the last element of a tensor stays as it is");
 }
 

@@ -32,6 +32,7 @@ enum plant {
     PLANT_REPEATED_ID,     /* embedding backward: a repeated id's rows are added by each of them */
     PLANT_UNSEEN_ROW,      /* attention backward: a key misses its own row */
     PLANT_STALE_STATISTIC, /* attention backward: log-sum-exp and do.out of an earlier tile */
+    PLANT_HELD_ON,         /* hold: what an earlier hold rounded is taken once more */
     PLANTS
 };
 
