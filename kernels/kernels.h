@@ -53,8 +53,8 @@ struct weight_part {
 
 /* ---- attention over the paged cache ----
  * The cache of a layer is two tensors [pages * KV_PAGE, kv_heads * head_dim]; position p of the sequence in slot s lies
- * in row page_table[s][p / KV_PAGE] * KV_PAGE + p % KV_PAGE. Page 0 belongs to nobody: rows of finished sequences are
- * written there. */
+ * in row page_table[s][p / KV_PAGE] * KV_PAGE + p % KV_PAGE. Page 0 belongs to nobody: whoever has no pages reads it.
+ */
 struct attend_args {
     struct tensor *out;              /* F32 [T, heads * head_dim] */
     const struct tensor *qkv;        /* F32 [T, (heads + 2 * kv_heads) * head_dim]: only the q part is read */
@@ -91,7 +91,7 @@ struct rope_args {
         *table_row; /* I32 [T]: row of cos/sin for each token (its position, or its position in another list) */
     int rows, heads, kv_heads, head_dim, rotary; /* only the first `rotary` dimensions turn */
     struct tensor *k_cache, *v_cache;            /* or both NULL: no append */
-    const struct tensor *cache_row;              /* I32 [T]: row of the caches that takes this token's k and v */
+    const struct tensor *cache_row; /* I32 [T]: row of the caches that takes this token's k and v; -1: none */
 };
 
 /* ---- sampling ----
@@ -134,7 +134,8 @@ struct sample_args {
 
 /* Inputs of the next decode step, made on the device from the slots: for row i, slot s = slot_of[i]:
  * ids[i] = last, table_row[i] = position + rope_offset[s], context[i] = position + 1, cache_row[i] from the page table.
- * A slot that is not running gives id 0, table_row 0, context 1 and a row of page 0: in bounds, and cheap. */
+ * A slot that is not running gives id 0, table_row 0, context 1 and cache_row -1: in bounds, cheap, and nothing of the
+ * cache changes. */
 struct decode_inputs_args {
     const struct tensor *slot_of;                         /* I32 [n] */
     const struct tensor *slots;                           /* U8 [slots, sizeof(struct sample_slot)] */
@@ -159,6 +160,7 @@ struct adamw_args {
 };
 
 struct read_ticket; /* a copy to the host that is under way */
+struct recording;   /* operations that are enqueued again and again */
 
 struct device {
     const char *name;     /* "cpu", "cpu-oracle", "cuda:0" */
@@ -186,6 +188,15 @@ struct device {
     int64_t (*memory_left)(struct device *d);
     int (*sync)(struct device *d, struct err *e);
     void (*close)(struct device *d);
+
+    /* -- the same operations again and again: all NULL on a device that has nothing to gain --
+     * From record_begin (false: not now) to record_end operations are kept with their arguments as they are and are not
+     * run; nothing may be written, read, made or freed between. Those same operations must have run before. replay
+     * enqueues what was kept; it sees what device memory holds then. */
+    bool (*record_begin)(struct device *d);
+    struct recording *(*record_end)(struct device *d);     /* NULL: could not be kept; enqueue as ever */
+    bool (*replay)(struct device *d, struct recording *r); /* false: memory was freed since, so nothing is enqueued */
+    void (*recording_free)(struct device *d, struct recording *r); /* NULL is fine */
 
     /* -- rows in, rows out -- */
     void (*embed)(struct device *d, struct tensor *y /* F32 [T, D] */, const struct weight *table /* [V, D] */,

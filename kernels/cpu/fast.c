@@ -165,7 +165,7 @@ static void rope_one(const struct row_job *j, int64_t r)
             j->isa->rmsnorm(x, x, norm, a->eps, hd);
         j->isa->rotate(x, f32(a->cos) + at, f32(a->sin) + at, half);
     }
-    if (a->k_cache) {
+    if (a->k_cache && i32(a->cache_row)[r] >= 0) {
         int64_t to = i32(a->cache_row)[r] * kv;
         memcpy(f32(a->k_cache) + to, row + q, (size_t)kv * sizeof *row);
         memcpy(f32(a->v_cache) + to, row + q + kv, (size_t)kv * sizeof *row);

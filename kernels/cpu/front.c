@@ -10,13 +10,18 @@
 
 #include "base/mem.h"
 
-static bool within(const struct tensor *t, int n, int64_t limit)
+static bool between(const struct tensor *t, int n, int64_t least, int64_t limit)
 {
     const int32_t *v = i32(t);
     for (int i = 0; i < n; i++)
-        if (v[i] < 0 || v[i] >= limit)
+        if (v[i] < least || v[i] >= limit)
             return false;
     return true;
+}
+
+static bool within(const struct tensor *t, int n, int64_t limit)
+{
+    return between(t, n, 0, limit);
 }
 
 static bool rising(const struct tensor *t, int n, int32_t last)
@@ -128,7 +133,7 @@ static void rope(struct device *d, const struct rope_args *a)
     if (c->failed)
         return;
     WANT("rope", within(a->table_row, a->rows, a->cos->rows));
-    WANT("rope", !a->k_cache || within(a->cache_row, a->rows, a->k_cache->rows));
+    WANT("rope", !a->k_cache || between(a->cache_row, a->rows, -1, a->k_cache->rows));
     c->ops.rope(c, a);
 }
 
@@ -202,7 +207,7 @@ static void decode_inputs(struct device *d, const struct decode_inputs_args *a)
         return;
     WANT(op, within(a->slot_of, a->n, a->slots->rows));
     for (int i = 0; i < a->n; i++) {
-        int32_t s = i32(a->slot_of)[i], id = 0, row = 0, context = 1, cache = 0;
+        int32_t s = i32(a->slot_of)[i], id = 0, row = 0, context = 1, cache = -1;
         const struct sample_slot *slot = (const struct sample_slot *)a->slots->data + s;
         if (slot->done == SAMPLE_RUNNING) {
             int32_t p = slot->position;

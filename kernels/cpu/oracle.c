@@ -148,7 +148,7 @@ static void rope(struct cpu *c, const struct rope_args *a)
                 rmsnorm_row(x, x, f32(norm), a->eps, hd);
             rotate(x, f32(a->cos) + at, f32(a->sin) + at, half);
         }
-        if (a->k_cache) {
+        if (a->k_cache && i32(a->cache_row)[t] >= 0) {
             int64_t to = i32(a->cache_row)[t] * kv;
             memcpy(f32(a->k_cache) + to, row + (int64_t)a->heads * hd, (size_t)kv * 4);
             memcpy(f32(a->v_cache) + to, row + (int64_t)a->heads * hd + kv, (size_t)kv * 4);

@@ -15,6 +15,11 @@ extern "C" {
 #include "kernels/plugin.h"
 }
 
+struct recording {
+    rt_recording *kept;
+    uint64_t frees;
+};
+
 struct read_ticket {
     rt_ticket *t, *failure; /* what was asked for, and the sampler's failure so far; NULL: the device had failed */
 };
@@ -54,12 +59,23 @@ static int report(cuda *c, err *e)
     return c->failed ? err_set(e, "%s", c->reason.msg) : 0;
 }
 
+void cuda_free(cuda *c, void *p)
+{
+    if (p)
+        c->frees++;
+    rt_free(c->r, p);
+}
+
 void *cuda_scratch(cuda *c, size_t bytes)
 {
     err e;
     if (c->scratch_bytes >= bytes)
         return c->scratch;
-    rt_free(c->r, c->scratch);
+    if (c->recording) { /* a first run makes room; what this one names is not enough and never run */
+        c->unfit = true;
+        return c->scratch;
+    }
+    cuda_free(c, c->scratch);
     c->scratch = nullptr;
     c->scratch_bytes = 0;
     bytes += bytes / 4;
@@ -103,7 +119,7 @@ static void tensor_free(device *d, tensor *t)
     if (!t)
         return;
     rt_enter(of(d)->r);
-    rt_free(of(d)->r, t->data);
+    cuda_free(of(d), t->data);
     free(t);
 }
 
@@ -117,9 +133,10 @@ static int64_t tensor_cols(const tensor *t)
     return t->cols;
 }
 
-static char *range_of(const tensor *t, size_t first, size_t n, const char *op)
+static char *range_of(const cuda *c, const tensor *t, size_t first, size_t n, const char *op)
 {
     want_range(t, first, n, op);
+    WANT(op, !c->recording);
     return static_cast<char *>(t->data) + first * size_of(t->dtype);
 }
 
@@ -127,7 +144,7 @@ static void tensor_write(device *d, tensor *t, size_t first, const void *host, s
 {
     cuda *c = of(d);
     err e;
-    char *to = range_of(t, first, n, "tensor_write");
+    char *to = range_of(c, t, first, n, "tensor_write");
     if (cuda_alive(c))
         cuda_note(c, rt_write(c->r, to, host, n * size_of(t->dtype), &e), e);
 }
@@ -155,7 +172,7 @@ static int tensor_read(device *d, const tensor *t, size_t first, void *host, siz
 {
     cuda *c = of(d);
     err why;
-    const char *from = range_of(t, first, n, "tensor_read");
+    const char *from = range_of(c, t, first, n, "tensor_read");
     if (cuda_alive(c))
         cuda_note(c, rt_read(c->r, host, from, n * size_of(t->dtype), &why), why);
     look_for_failure(c);
@@ -166,7 +183,7 @@ static int read_begin(device *d, read_ticket **out, const tensor *t, size_t firs
 {
     cuda *c = of(d);
     err why;
-    const char *from = range_of(t, first, n, "read_begin");
+    const char *from = range_of(c, t, first, n, "read_begin");
     read_ticket *k = static_cast<read_ticket *>(calloc(1, sizeof *k));
     *out = k;
     if (!k)
@@ -209,6 +226,54 @@ static int sync_device(device *d, err *e)
         cuda_note(c, rt_sync(c->r, &why), why);
     look_for_failure(c);
     return report(c, e);
+}
+
+/* ---- recordings ---- */
+
+static bool record_begin(device *d)
+{
+    cuda *c = of(d);
+    err e;
+    WANT("record_begin", !c->recording);
+    c->recording = cuda_alive(c) && rt_record_begin(c->r, &e) == 0;
+    c->unfit = false;
+    return c->recording;
+}
+
+static recording *record_end(device *d)
+{
+    cuda *c = of(d);
+    WANT("record_end", c->recording);
+    c->recording = false;
+    recording *r = static_cast<recording *>(malloc(sizeof *r));
+    rt_recording *kept = rt_record_end(c->r);
+    if (r && kept && !c->unfit && !c->failed) {
+        *r = recording{ kept, c->frees };
+        return r;
+    }
+    rt_recording_free(c->r, kept);
+    free(r);
+    return nullptr;
+}
+
+static bool replay(device *d, recording *r)
+{
+    cuda *c = of(d);
+    err e;
+    if (r->frees != c->frees)
+        return false;
+    if (cuda_alive(c))
+        cuda_note(c, rt_replay(c->r, r->kept, &e), e);
+    return true;
+}
+
+static void recording_free(device *d, recording *r)
+{
+    if (!r)
+        return;
+    rt_enter(of(d)->r);
+    rt_recording_free(of(d)->r, r->kept);
+    free(r);
 }
 
 /* ---- weights: the mapped checkpoint goes through pinned buffers, converted on the way where it must be ---- */
@@ -333,7 +398,7 @@ static void weight_free(device *d, weight *w)
     if (!w)
         return;
     rt_enter(of(d)->r);
-    rt_free(of(d)->r, w->data);
+    cuda_free(of(d), w->data);
     free(w);
 }
 
@@ -664,6 +729,10 @@ static void fill_table(device *d)
 {
     DEVICE_FILL_MEMORY(d);
     DEVICE_FILL_FORWARD(d);
+    d->record_begin = record_begin;
+    d->record_end = record_end;
+    d->replay = replay;
+    d->recording_free = recording_free;
     cuda_train_init(d);
 }
 

@@ -21,7 +21,9 @@ struct cuda {
     err reason;
     void *scratch;
     size_t scratch_bytes;
-    int32_t *failure; /* [2], device: see sample_op */
+    uint64_t frees;        /* of device memory so far: a recording of before may name what is gone */
+    bool recording, unfit; /* unfit: what is being recorded cannot be kept */
+    int32_t *failure;      /* [2], device: see sample_op */
     struct {
         const float *x; /* NULL: free */
         int64_t n;
@@ -42,6 +44,7 @@ void cuda_launched(cuda *c);
 void *cuda_scratch(cuda *c, size_t bytes);
 /* The first n elements of x rounded, where x is held; else NULL. */
 const void *cuda_held(const cuda *c, const float *x, int64_t n);
+void cuda_free(cuda *c, void *p);
 /* NULL when there is no memory. */
 weight *cuda_weight_new(cuda *c, int64_t rows, int64_t cols, const char *what, err *e);
 

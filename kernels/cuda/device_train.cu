@@ -122,7 +122,7 @@ static void hold(device *d, const tensor *x, int64_t n)
         size_t bytes = static_cast<size_t>(n) * sizeof(bf16);
         if (h.bytes < bytes) {
             err e;
-            rt_free(c->r, h.narrow);
+            cuda_free(c, h.narrow);
             h.narrow = nullptr;
             int rc = rt_alloc(c->r, &h.narrow, bytes, "work space", &e);
             cuda_note(c, rc, e);

@@ -251,8 +251,8 @@ template <class C> static __global__ void __launch_bounds__(ROPE_WARPS *WARP_LAN
     float *row = o.qkv + t * width;
     const float *cosine = o.cos + static_cast<int64_t>(o.table_row[t]) * half;
     const float *sine = o.sin + static_cast<int64_t>(o.table_row[t]) * half;
-    int64_t to = o.k_cache ? o.cache_row[t] * kv : 0;
-    C *keys = static_cast<C *>(o.k_cache), *values = static_cast<C *>(o.v_cache);
+    int64_t to = o.k_cache ? o.cache_row[t] * kv : -1;
+    C *keys = to < 0 ? nullptr : static_cast<C *>(o.k_cache), *values = to < 0 ? nullptr : static_cast<C *>(o.v_cache);
     for (int h = warp_id(); h < o.heads + 2 * o.kv_heads; h += ROPE_WARPS) {
         float *x = row + static_cast<int64_t>(h) * hd;
         int kv_head = h - o.heads;
@@ -283,7 +283,7 @@ static __global__ void __launch_bounds__(FLAT_THREADS) decode_inputs_flat(decode
     int64_t i = flat_index();
     if (i >= o.n)
         return;
-    int s = o.slot_of[i], id = 0, row = 0, context = 1, cache = 0;
+    int s = o.slot_of[i], id = 0, row = 0, context = 1, cache = -1;
     const sample_slot *slot = o.slots + s;
     if (slot->done == SAMPLE_RUNNING) {
         int p = slot->position;

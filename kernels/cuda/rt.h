@@ -39,6 +39,13 @@ int rt_ticket_wait(rt *r, rt_ticket *t, void *host, err *e); /* frees t, whateve
 typedef void rt_fill(void *arg, size_t at, size_t n, void *buffer);
 int rt_upload(rt *r, void *to, size_t bytes, rt_fill *fill, void *arg, err *e);
 
+/* What is launched between the two is kept and not run. NULL: it could not be kept; the device is well. */
+struct rt_recording;
+int rt_record_begin(rt *r, err *e);
+rt_recording *rt_record_end(rt *r);
+int rt_replay(rt *r, rt_recording *x, err *e);
+void rt_recording_free(rt *r, rt_recording *x); /* NULL is fine */
+
 int rt_launched(rt *r, err *e); /* did the launches so far start? does not wait */
 int rt_sync(rt *r, err *e);
 

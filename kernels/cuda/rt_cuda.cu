@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const size_t PINNED = 8 << 20, WORKSPACE = 32 << 20;
-enum { PLANS = 512 };
+enum { PLANS = 512, NOTES = 256, NOTE_BYTES = 4096 };
 
 /* One shape that has been multiplied before: heuristics cost more than a small multiplication. */
 struct plan {
@@ -29,6 +29,9 @@ struct rt {
     void *workspace;
     void *pinned[2];
     cudaEvent_t used[2]; /* the copy out of pinned[i] is over */
+    char *notes; /* [NOTES][NOTE_BYTES] pinned: small writes of a step, which must not wait for the step before */
+    cudaEvent_t noted[NOTES];
+    int next_note;
     plan *plans;
     int nplans;
 };
@@ -82,6 +85,9 @@ static int open_device(rt *r, err *e)
         TRY("taking pinned memory", cudaMallocHost(&r->pinned[i], PINNED));
         TRY("making an event", cudaEventCreateWithFlags(&r->used[i], cudaEventDisableTiming));
     }
+    TRY("taking pinned memory", cudaMallocHost(reinterpret_cast<void **>(&r->notes), NOTES * NOTE_BYTES));
+    for (int i = 0; i < NOTES; i++)
+        TRY("making an event", cudaEventCreateWithFlags(&r->noted[i], cudaEventDisableTiming));
     TRY("taking a workspace", cudaMalloc(&r->workspace, WORKSPACE));
     if (cublasLtCreate(&r->lt) != CUBLAS_STATUS_SUCCESS)
         return err_set(e, "device cuda:%d: cuBLASLt does not start", r->index);
@@ -126,6 +132,11 @@ void rt_close(rt *r)
         if (r->used[i])
             (void)cudaEventDestroy(r->used[i]);
     }
+    for (int i = 0; i < NOTES; i++)
+        if (r->noted[i])
+            (void)cudaEventDestroy(r->noted[i]);
+    if (r->notes)
+        (void)cudaFreeHost(r->notes);
     if (r->stream)
         (void)cudaStreamDestroy(r->stream);
     free(r->plans);
@@ -199,6 +210,16 @@ int rt_upload(rt *r, void *to, size_t bytes, rt_fill *fill, void *arg, err *e)
 
 int rt_write(rt *r, void *to, const void *host, size_t bytes, err *e)
 {
+    if (bytes <= NOTE_BYTES) {
+        int i = r->next_note;
+        char *note = r->notes + static_cast<size_t>(i) * NOTE_BYTES;
+        r->next_note = (i + 1) % NOTES;
+        TRY("a write", cudaEventSynchronize(r->noted[i]));
+        memcpy(note, host, bytes);
+        TRY("a write", cudaMemcpyAsync(to, note, bytes, cudaMemcpyHostToDevice, r->stream));
+        TRY("a write", cudaEventRecord(r->noted[i], r->stream));
+        return 0;
+    }
     return rt_upload(r, to, bytes, fill_from_memory, const_cast<void *>(host), e);
 }
 
@@ -271,6 +292,49 @@ int rt_ticket_wait(rt *r, rt_ticket *t, void *host, err *e)
     t->next = r->idle;
     r->idle = t;
     return c == cudaSuccess ? 0 : failed(e, "running what was enqueued", c);
+}
+
+/* ---- recordings: CUDA graphs ---- */
+
+struct rt_recording {
+    cudaGraphExec_t graph;
+};
+
+int rt_record_begin(rt *r, err *e)
+{
+    TRY("beginning a recording", cudaStreamBeginCapture(r->stream, cudaStreamCaptureModeThreadLocal));
+    return 0;
+}
+
+rt_recording *rt_record_end(rt *r)
+{
+    cudaGraph_t graph = nullptr;
+    rt_recording *x = static_cast<rt_recording *>(calloc(1, sizeof *x));
+    cudaError_t c = cudaStreamEndCapture(r->stream, &graph);
+    if (c == cudaSuccess && x)
+        c = cudaGraphInstantiate(&x->graph, graph, 0);
+    if (graph)
+        (void)cudaGraphDestroy(graph);
+    if (c == cudaSuccess)
+        return x;
+    (void)cudaGetLastError(); /* taken note of: nothing of it ran */
+    free(x);
+    return nullptr;
+}
+
+int rt_replay(rt *r, rt_recording *x, err *e)
+{
+    TRY("replaying a step", cudaGraphLaunch(x->graph, r->stream));
+    return 0;
+}
+
+void rt_recording_free(rt *r, rt_recording *x)
+{
+    if (!x)
+        return;
+    (void)cudaStreamSynchronize(r->stream); /* it may still run */
+    (void)cudaGraphExecDestroy(x->graph);
+    free(x);
 }
 
 int rt_launched(rt *, err *e)

@@ -71,16 +71,17 @@ static int open_cache(struct engine *g, struct err *e)
 
 static int open_tensors(struct engine *g, struct err *e)
 {
-    int64_t batch = g->options.batch, rows = batch + g->options.prefill_chunk;
+    int64_t batch = replay_bucket(g->options.batch), rows = batch + g->options.prefill_chunk;
+    int64_t slots = g->options.batch + 1; /* and the spare one of replay.c */
     const struct {
         struct tensor **t;
         enum dtype type;
         int64_t rows, cols;
         const char *what;
     } all[] = {
-        { &g->slots, DTYPE_U8, batch, sizeof(struct sample_slot), "sampler state" },
-        { &g->page_table, DTYPE_I32, batch, g->max_pages, "page table" },
-        { &g->rope_offset, DTYPE_I32, 1, batch, "sampler state" },
+        { &g->slots, DTYPE_U8, slots, sizeof(struct sample_slot), "sampler state" },
+        { &g->page_table, DTYPE_I32, slots, g->max_pages, "page table" },
+        { &g->rope_offset, DTYPE_I32, 1, slots, "sampler state" },
         { &g->slot_of, DTYPE_I32, 1, batch, "sampler state" },
         { &g->ids, DTYPE_I32, 1, rows, "step inputs" },
         { &g->table_row, DTYPE_I32, 1, rows, "step inputs" },
@@ -96,6 +97,8 @@ static int open_tensors(struct engine *g, struct err *e)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (g->device->tensor_new(g->device, all[i].t, all[i].type, all[i].rows, all[i].cols, all[i].what, e) < 0)
             return -1;
+    struct sample_slot spare = { .done = SAMPLE_EMPTY };
+    g->device->tensor_write(g->device, g->slots, (size_t)g->options.batch * sizeof spare, &spare, sizeof spare);
     return 0;
 }
 
@@ -110,7 +113,7 @@ static void free_tensors(struct engine *g)
 
 static int open_host(struct engine *g, struct err *e)
 {
-    size_t batch = (size_t)g->options.batch, chunk = (size_t)g->options.prefill_chunk;
+    size_t batch = (size_t)replay_bucket(g->options.batch), chunk = (size_t)g->options.prefill_chunk;
     void *table;
     if (mem_try_zeroed(&table, batch * (size_t)g->max_pages * sizeof *g->table, "page table", e) < 0)
         return -1;
@@ -134,8 +137,8 @@ static int open_host(struct engine *g, struct err *e)
         g->pending[i].slot = xcalloc(batch, sizeof *g->pending[i].slot);
         g->pending[i].run = xcalloc(batch, sizeof *g->pending[i].run);
     }
-    for (int i = 0; i <= g->options.batch; i++)
-        g->scratch[i] = i;
+    for (size_t i = 0; i <= batch; i++)
+        g->scratch[i] = (int32_t)i;
     g->device->tensor_write(g->device, g->q_begin_decode, 0, g->scratch, batch + 1);
     return 0;
 }
@@ -163,7 +166,7 @@ int engine_open(struct engine **out, struct model *m, const struct engine_option
     g->waiting_end = &g->waiting;
     g->finished_end = &g->finished;
     if (check_options(g, e) < 0 || open_cache(g, e) < 0 || open_tensors(g, e) < 0 || open_host(g, e) < 0 ||
-        model_reserve(m, g->options.batch + g->options.prefill_chunk, e) < 0) {
+        model_reserve(m, replay_bucket(g->options.batch) + g->options.prefill_chunk, e) < 0) {
         engine_close(g);
         return -1;
     }
@@ -199,6 +202,7 @@ void engine_close(struct engine *g)
     drop_sequences(g);
     for (struct gen_result r; engine_poll(g, &r);)
         gen_result_release(&r);
+    replay_close(g);
     free_tensors(g);
     kv_cache_close(&g->kv, g->model);
     pages_release(&g->pages);
@@ -320,7 +324,8 @@ int engine_submit(struct engine *g, const struct gen_request *q, struct err *e)
     if (check_room(g, q, limit, e) < 0)
         return -1;
     if (has_penalties(q->params) && !g->counts &&
-        g->device->tensor_new(g->device, &g->counts, DTYPE_I32, g->options.batch, g->config->vocab, "penalties", e) < 0)
+        g->device->tensor_new(g->device, &g->counts, DTYPE_I32, g->options.batch + 1, g->config->vocab, "penalties",
+                              e) < 0)
         return -1;
     struct request *r = xcalloc(1, sizeof *r);
     *r = (struct request){

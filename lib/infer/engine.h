@@ -141,6 +141,7 @@ struct engine_stats {
                                   that found its whole pages compute the rest of the last page and do not count */
     int64_t preempted;         /* times a sequence gave up its pages */
     int64_t steps;             /* passes of the model */
+    int64_t replayed;          /* of those: enqueued as a recording of the device */
     int64_t logits;            /* numbers of the head's product: rows times the columns that their phase allows */
     int64_t kv_used, kv_limit; /* bytes of pages that sequences hold, and of the whole cache */
     int64_t kv_peak;           /* highest kv_used so far */

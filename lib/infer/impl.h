@@ -3,6 +3,7 @@
  * engine.c   opening, submitting, results, numbers
  * schedule.c who runs: choosing, giving pages, preempting, planning a step's rows
  * step.c     one step: enqueueing the plan, reading tokens late, ending sequences
+ * replay.c   the decoding step as a recording of the device
  * head.c     which columns of the head a step needs
  * pages.c    pages of the cache        stop.c   stop strings
  *
@@ -25,7 +26,9 @@ struct stop_scan;
 enum {
     MAX_READ_DELAY = 2,
     CHOOSE_WINDOW = 256, /* waiting requests among which the longest is started first */
-    HEAD_GROUPS = 4,     /* sets of columns that a step tells apart; what comes after them gets all columns */
+    STEP_RECORDINGS = 64,
+    STEP_BLOCKS = SAMPLE_STOP_IDS + 1,
+    HEAD_GROUPS = 4, /* sets of columns that a step tells apart; what comes after them gets all columns */
 };
 
 /* A submitted prompt; lives until its last sample has finished. */
@@ -79,6 +82,20 @@ struct pending {
     uint64_t *run; /* [batch] */
 };
 
+/* What makes two decoding steps the same list of operations. */
+struct step_shape {
+    int rows, nblocks;
+    struct logit_block block[STEP_BLOCKS]; /* of all rows */
+    const struct tensor *counts;
+    bool logprobs;
+};
+
+struct step_recording {
+    struct step_shape shape;
+    bool seen; /* it ran once: what it needs of the device is there */
+    struct recording *kept;
+};
+
 struct engine {
     struct model *model;
     struct device *device;
@@ -89,12 +106,12 @@ struct engine {
     /* device */
     struct kv_cache kv;
     size_t page_bytes;
-    int max_pages; /* columns of the page table */
-    struct tensor *slots, *page_table, *rope_offset, *counts;
-    struct tensor *slot_of;                     /* decoding rows */
-    struct tensor *ids, *table_row, *cache_row; /* [rows] */
-    struct tensor *context, *seq_slot;          /* [sequences]: decoding rows, then prompts */
-    struct tensor *q_begin, *q_begin_decode;    /* of a mixed step; 0, 1, 2 ... */
+    int max_pages;                                            /* columns of the page table */
+    struct tensor *slots, *page_table, *rope_offset, *counts; /* [batch + 1]: the last is the spare slot of replay.c */
+    struct tensor *slot_of;                                   /* decoding rows */
+    struct tensor *ids, *table_row, *cache_row;               /* [rows] */
+    struct tensor *context, *seq_slot;                        /* [sequences]: decoding rows, then prompts */
+    struct tensor *q_begin, *q_begin_decode;                  /* of a mixed step; 0, 1, 2 ... */
     struct tensor *logits, *out_id, *out_logprob;
 
     /* host's copies and scratch */
@@ -108,18 +125,21 @@ struct engine {
     int nrows;
     int32_t *part_slot, *part_context, *part_begin; /* [batch] prompts of this step: slot, positions, first row */
     int nparts;
-    int32_t *decode_slot; /* [batch] decoding slots of this step, those of a head group side by side */
+    int32_t *decode_slot; /* [bucket of batch] decoding slots of this step, those of a head group side by side */
     int ndecode;
     int32_t *head_group; /* [batch] of each decoding row, while they are sorted */
     struct logit_block head_block[HEAD_GROUPS * (SAMPLE_STOP_IDS + 1)];
     int nhead_blocks;
-    int32_t *sent_slot;     /* [batch] what slot_of holds */
-    int32_t *scratch;       /* [batch + 1] */
+    int32_t *sent_slot;     /* [bucket of batch] what slot_of holds */
+    int32_t *scratch;       /* [bucket of batch + 1] */
     int32_t *count_scratch; /* [vocab] */
     int32_t *got_id;        /* [batch] */
     float *got_logprob;     /* [batch] */
     struct pending pending[MAX_READ_DELAY + 1];
     int first_pending, npending;
+
+    struct step_recording recording[STEP_RECORDINGS];
+    int nrecordings;
 
     /* queues */
     struct request *waiting, **waiting_end;
@@ -163,6 +183,14 @@ int enqueue_step(struct engine *g, struct err *e); /* what schedule() planned */
 int read_oldest(struct engine *g, struct err *e);  /* tokens of the oldest step that is not read */
 void finish(struct engine *g, struct seq *s, enum gen_finish how, int32_t stop_id);
 void drop_pending(struct engine *g); /* frees the tickets */
+
+/* The operations of a step that decodes only, for the first `rows` entries of slot_of. */
+void enqueue_decode(struct engine *g, int rows, const struct logit_block *block, int nblocks);
+
+/* ---- replay.c: where the device can record ---- */
+int replay_bucket(int n);           /* rows that n decoding rows are padded to */
+void replay_step(struct engine *g); /* enqueue_decode of the step that was planned, recorded or not */
+void replay_close(struct engine *g);
 
 /* ---- stop.c ---- */
 int stop_scan_open(struct stop_scan **out, const struct engine_options *o, const struct gen_params *p, struct err *e);

@@ -8,13 +8,15 @@
 
 /* ---- enqueueing ---- */
 
-static void send_decode_slots(struct engine *g)
+static void send_decode_slots(struct engine *g, int rows)
 {
-    size_t bytes = (size_t)g->ndecode * sizeof *g->decode_slot;
+    for (int i = g->ndecode; i < rows; i++)
+        g->decode_slot[i] = g->options.batch; /* the spare one */
+    size_t bytes = (size_t)rows * sizeof *g->decode_slot;
     if (!memcmp(g->sent_slot, g->decode_slot, bytes))
         return;
     memcpy(g->sent_slot, g->decode_slot, bytes);
-    g->device->tensor_write(g->device, g->slot_of, 0, g->decode_slot, (size_t)g->ndecode);
+    g->device->tensor_write(g->device, g->slot_of, 0, g->decode_slot, (size_t)rows);
 }
 
 /* Prompt rows go behind the decoding rows of the same call. */
@@ -37,7 +39,23 @@ static void send_prompts(struct engine *g)
     d->tensor_write(d, g->q_begin, 0, g->scratch, at + parts + 1);
 }
 
-static void enqueue_sample(struct engine *g)
+static void enqueue_inputs(struct engine *g, int rows)
+{
+    struct decode_inputs_args in = {
+        .slot_of = g->slot_of,
+        .slots = g->slots,
+        .page_table = g->page_table,
+        .rope_offset = g->rope_offset,
+        .ids = g->ids,
+        .table_row = g->table_row,
+        .context = g->context,
+        .cache_row = g->cache_row,
+        .n = rows,
+    };
+    g->device->decode_inputs(g->device, &in);
+}
+
+static void enqueue_sample(struct engine *g, int rows)
 {
     struct sample_args a = {
         .logits = g->logits,
@@ -46,7 +64,7 @@ static void enqueue_sample(struct engine *g)
         .counts = g->counts,
         .out_id = g->out_id,
         .out_logprob = g->nlogprobs ? g->out_logprob : NULL,
-        .n = g->ndecode,
+        .n = rows,
         .vocab = g->config->vocab,
     };
     g->device->sample(g->device, &a);
@@ -70,28 +88,12 @@ static int enqueue_read(struct engine *g, struct err *e)
     return g->nlogprobs ? d->read_begin(d, &p->logprobs, g->out_logprob, 0, n, e) : 0;
 }
 
-int enqueue_step(struct engine *g, struct err *e)
+/* The first `decode` rows decode; those of prompts follow. */
+static void enqueue_forward(struct engine *g, int decode, const struct logit_block *block, int nblocks)
 {
-    send_decode_slots(g);
-    if (g->ndecode) {
-        struct decode_inputs_args in = {
-            .slot_of = g->slot_of,
-            .slots = g->slots,
-            .page_table = g->page_table,
-            .rope_offset = g->rope_offset,
-            .ids = g->ids,
-            .table_row = g->table_row,
-            .context = g->context,
-            .cache_row = g->cache_row,
-            .n = g->ndecode,
-        };
-        g->device->decode_inputs(g->device, &in);
-    }
-    if (g->nrows)
-        send_prompts(g);
     struct model_batch b = {
-        .rows = g->ndecode + g->nrows,
-        .nseq = g->ndecode + g->nparts,
+        .rows = decode + g->nrows,
+        .nseq = decode + g->nparts,
         .ids = g->ids,
         .table_row = g->table_row,
         .cache_row = g->cache_row,
@@ -99,16 +101,41 @@ int enqueue_step(struct engine *g, struct err *e)
         .seq_slot = g->nrows ? g->seq_slot : g->slot_of,
         .q_begin = g->nrows ? g->q_begin : g->q_begin_decode,
         .context = g->context,
-        .logit_rows = g->ndecode,
+        .logit_rows = decode,
         .logits = g->logits,
-        .block = g->head_block,
-        .nblocks = g->nhead_blocks,
+        .block = block,
+        .nblocks = nblocks,
     };
     model_forward(g->model, &g->kv, &b);
+}
+
+void enqueue_decode(struct engine *g, int rows, const struct logit_block *block, int nblocks)
+{
+    enqueue_inputs(g, rows);
+    enqueue_forward(g, rows, block, nblocks);
+    enqueue_sample(g, rows);
+}
+
+int enqueue_step(struct engine *g, struct err *e)
+{
+    bool replayed = g->device->record_begin && !g->nrows && !model_dumps(g->model);
+    send_decode_slots(g, replayed ? replay_bucket(g->ndecode) : g->ndecode);
     g->stats.steps++;
+    if (replayed) {
+        replay_step(g);
+        return enqueue_read(g, e);
+    }
+    if (!g->nrows) {
+        enqueue_decode(g, g->ndecode, g->head_block, g->nhead_blocks);
+        return enqueue_read(g, e);
+    }
+    if (g->ndecode)
+        enqueue_inputs(g, g->ndecode);
+    send_prompts(g);
+    enqueue_forward(g, g->ndecode, g->head_block, g->nhead_blocks);
     if (!g->ndecode)
         return 0;
-    enqueue_sample(g);
+    enqueue_sample(g, g->ndecode);
     return enqueue_read(g, e);
 }
 

@@ -249,6 +249,11 @@ int model_reserve(struct model *m, int max_rows, struct err *e)
     return 0;
 }
 
+bool model_dumps(const struct model *m)
+{
+    return m->dump != NULL;
+}
+
 /* ---- cache ---- */
 
 size_t kv_page_bytes(const struct model *m)

@@ -118,6 +118,9 @@ struct model_batch {
 /* Scratch for calls of up to max_rows rows; made by the first forward otherwise. Growing it is the only allocation. */
 int model_reserve(struct model *m, int max_rows, struct err *e);
 
+/* Does every pass write its layers to files (LATENT_DUMP)? Then it reads from the device on the way. */
+bool model_dumps(const struct model *m);
+
 /* Enqueues one pass; errors of the device show at its next sync. */
 void model_forward(struct model *m, struct kv_cache *kv, const struct model_batch *b);
 

@@ -210,7 +210,7 @@ static void rotation(struct device *d, struct device *o)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int narrow = 0; narrow < 2; narrow++) {
             int hd = shapes[i].hd, half = shapes[i].rotary / 2, kv = shapes[i].kv_heads * hd;
-            int32_t table[ROWS], cache_row[ROWS] = { 3, 40, 0, 63, 17 };
+            int32_t table[ROWS], cache_row[ROWS] = { 3, 40, -1, 63, 17 };
             for (int t = 0; t < ROWS; t++)
                 table[t] = next_int(&s, TABLE);
             struct both qkv = put_random(d, o, &s, ROWS, shapes[i].heads * hd + 2 * kv, 2);

@@ -454,7 +454,7 @@ static void test_decode_inputs(void **state)
                             ints_of(d, 3, 1, NULL) };
     struct decode_inputs_args a = { t[0], s.slots, t[1], t[2], t[3], t[4], t[5], t[6], 3 };
     d->decode_inputs(d, &a);
-    const int32_t want[4][3] = { { 6, 0, 4 }, { 1, 0, 133 }, { 1, 1, 34 }, { 7 * KV_PAGE, 0, 9 * KV_PAGE + 1 } };
+    const int32_t want[4][3] = { { 6, 0, 4 }, { 1, 0, 133 }, { 1, 1, 34 }, { 7 * KV_PAGE, -1, 9 * KV_PAGE + 1 } };
     for (int i = 0; i < 4; i++) {
         int32_t got[3];
         assert_ok(d->tensor_read(d, t[3 + i], 0, got, 3, &e));

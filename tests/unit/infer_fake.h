@@ -105,7 +105,7 @@ static void fake_decode_inputs(struct device *d, const struct decode_inputs_args
         I32(a->ids)[i] = runs ? slot->last : 0;
         I32(a->table_row)[i] = runs ? at + I32(a->rope_offset)[s] : 0;
         I32(a->context)[i] = at + 1;
-        I32(a->cache_row)[i] = page * KV_PAGE + at % KV_PAGE;
+        I32(a->cache_row)[i] = runs ? page * KV_PAGE + at % KV_PAGE : -1;
     }
 }
 
@@ -168,6 +168,12 @@ int64_t model_rope_offset(const struct model *m, int64_t length)
     return m->config.longrope && length > m->config.rope_original ? m->config.max_positions : 0;
 }
 
+bool model_dumps(const struct model *m)
+{
+    (void)m;
+    return false;
+}
+
 size_t kv_page_bytes(const struct model *m)
 {
     (void)m;
@@ -217,7 +223,8 @@ void model_forward(struct model *m, struct kv_cache *kv, const struct model_batc
     m->forwards++;
     m->rows += b->rows;
     for (int i = 0; i < b->rows; i++)
-        U32(kv->k[0])[I32(b->cache_row)[i]] = fake_mix((uint32_t)I32(b->ids)[i], (uint32_t)I32(b->table_row)[i]);
+        if (I32(b->cache_row)[i] >= 0)
+            U32(kv->k[0])[I32(b->cache_row)[i]] = fake_mix((uint32_t)I32(b->ids)[i], (uint32_t)I32(b->table_row)[i]);
     for (int pass = 0; pass < 2; pass++)
         for (int s = 0; s < b->nseq; s++) {
             const int32_t *pages = I32(b->page_table) + I32(b->seq_slot)[s] * b->page_table->cols;
@@ -225,10 +232,10 @@ void model_forward(struct model *m, struct kv_cache *kv, const struct model_batc
             for (int i = begin; i < end; i++) {
                 int n = I32(b->context)[s] - (end - 1 - i);
                 uint32_t h = fake_fold(pass ? kv->v[0] : kv->k[0], pages, n);
-                if (!pass)
-                    U32(kv->v[0])[I32(b->cache_row)[i]] = h;
-                else if (i < b->logit_rows)
+                if (pass && i < b->logit_rows)
                     U32(b->logits)[(int64_t)i * b->logits->cols] = h;
+                else if (!pass && I32(b->cache_row)[i] >= 0)
+                    U32(kv->v[0])[I32(b->cache_row)[i]] = h;
             }
         }
 }

@@ -118,6 +118,7 @@ struct block_static {
 
 running *self;
 int planted;
+kept **recording;
 
 static thread threads[MAX_THREADS];
 static gathered pool[MAX_THREADS / WARP][WARP + 1]; /* a lane holds at most one, so one is always free */

@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/emu/emu.h"
@@ -57,10 +58,41 @@ void copy_commit();
 void copy_wait(int pending);
 void launch(dim3 grid, dim3 block, size_t shared, const char *name, void (*call)(void *), void *closure);
 
+/* What a stream that records keeps instead of running it: a call with its arguments by value. */
+struct kept {
+    kept *next;
+    void (*run)(kept *k);
+};
+extern kept **recording; /* where the next one is hung; NULL: calls run at once */
+
+template <class F> struct kept_call {
+    kept k; /* first */
+    F call;
+};
+
+template <class F> void enqueue(F call)
+{
+    static_assert(__is_trivially_copyable(F), "kept as bytes");
+    if (!recording) {
+        call();
+        return;
+    }
+    void (*run)(kept *) = [](kept *k) { reinterpret_cast<kept_call<F> *>(k)->call(); };
+    kept_call<F> *k = static_cast<kept_call<F> *>(malloc(sizeof *k));
+    if (!k)
+        abort();
+    memcpy(static_cast<void *>(&k->call), &call, sizeof call);
+    k->k = kept{ nullptr, run };
+    *recording = &k->k;
+    recording = &k->k.next;
+}
+
 template <class F> void launch_body(dim3 grid, dim3 block, size_t shared, const char *name, F body)
 {
-    launch(
-        grid, block, shared, name, [](void *f) { (*static_cast<F *>(f))(); }, &body);
+    enqueue([=]() mutable {
+        launch(
+            grid, block, shared, name, [](void *f) { (*static_cast<F *>(f))(); }, &body);
+    });
 }
 
 template <class T> T lane_value(const gathered *g, int lane)
@@ -81,7 +113,7 @@ template <class T> T lane_value(const gathered *g, int lane)
 typedef int stream_t; /* everything runs at once, in order */
 
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                                               \
-    ((void)(stream), emu::launch_body(grid, block, shared, #kernel, [&] { (kernel)(__VA_ARGS__); }))
+    ((void)(stream), emu::launch_body(grid, block, shared, #kernel, [=] { (kernel)(__VA_ARGS__); }))
 #define ALLOW_SHARED(kernel, bytes) ((void)(bytes))
 #define SHARED(type, name, count)                                                                                      \
     static char name##_key;                                                                                            \

@@ -57,13 +57,13 @@ void rt_free(rt *, void *p)
 
 int rt_zero(rt *, void *p, size_t bytes, err *)
 {
-    memset(p, 0, bytes);
+    emu::enqueue([=] { memset(p, 0, bytes); });
     return 0;
 }
 
 int rt_copy(rt *, void *to, const void *from, size_t bytes, err *)
 {
-    memmove(to, from, bytes);
+    emu::enqueue([=] { memmove(to, from, bytes); });
     return 0;
 }
 
@@ -114,6 +114,43 @@ int rt_upload(rt *, void *to, size_t bytes, rt_fill *fill, void *arg, err *)
     for (size_t at = 0; at < bytes; at += piece)
         fill(arg, at, bytes - at < piece ? bytes - at : piece, static_cast<char *>(to) + at);
     return 0;
+}
+
+struct rt_recording {
+    emu::kept *first;
+};
+
+static rt_recording *the_recording;
+
+int rt_record_begin(rt *, err *e)
+{
+    the_recording = static_cast<rt_recording *>(calloc(1, sizeof *the_recording));
+    if (!the_recording)
+        return err_set(e, "no memory");
+    emu::recording = &the_recording->first;
+    return 0;
+}
+
+rt_recording *rt_record_end(rt *)
+{
+    emu::recording = nullptr;
+    return the_recording;
+}
+
+int rt_replay(rt *r, rt_recording *x, err *e)
+{
+    for (emu::kept *k = x->first; k; k = k->next)
+        k->run(k);
+    return rt_launched(r, e);
+}
+
+void rt_recording_free(rt *, rt_recording *x)
+{
+    for (emu::kept *k = x ? x->first : nullptr, *next; k; k = next) {
+        next = k->next;
+        free(k);
+    }
+    free(x);
 }
 
 int rt_product(rt *, const product_op &o, err *)
