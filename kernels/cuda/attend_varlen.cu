@@ -117,6 +117,11 @@ static __device__ __forceinline__ bool holds(range r, int x)
     return x >= r.first && x < r.last + (PLANTED(PLANT_MASK) && r.last > 0);
 }
 
+static __device__ __forceinline__ bool covers(range r, int first, int n)
+{
+    return first >= r.first && first + n <= r.last;
+}
+
 static __device__ __forceinline__ bool touches(range r, int first, int n)
 {
     return first < r.last && first + n > r.first;
@@ -231,27 +236,31 @@ static __device__ __forceinline__ void forward_tile(softmax_state<HD> &x, const 
 {
     float s[KEYS / 8][4], most[2] = { x.most[0], x.most[1] };
     rows_by_rows<HD, KEYS>(s, q, in.k);
+    if (!covers(row[0], first_key, KEYS) || !covers(row[1], first_key, KEYS)) {
+        UNROLL
+        for (int n = 0; n < KEYS / 8; n++)
+            for (int i = 0; i < 4; i++)
+                if (!holds(row[i / 2], first_key + n * 8 + lane_id() % 4 * 2 + i % 2))
+                    s[n][i] = -INFINITY;
+    }
     UNROLL
     for (int n = 0; n < KEYS / 8; n++)
-        for (int i = 0; i < 4; i++) {
-            if (!holds(row[i / 2], first_key + n * 8 + lane_id() % 4 * 2 + i % 2))
-                s[n][i] = -INFINITY;
+        for (int i = 0; i < 4; i++)
             most[i / 2] = fmaxf(most[i / 2], s[n][i]);
-        }
     float base[2], keep[2];
     for (int i = 0; i < 2; i++) {
         most[i] = fmaxf(most[i], shuffle_xor(most[i], 1));
         most[i] = fmaxf(most[i], shuffle_xor(most[i], 2));
         float top = most[i] == -INFINITY ? 0 : most[i]; /* nothing seen yet: powers of -inf, not of NaN */
         base[i] = top * scale2;
-        keep[i] = exp2f((x.most[i] - top) * scale2); /* of a difference: where nothing changes it is 1 */
+        keep[i] = power_of_2((x.most[i] - top) * scale2); /* of a difference: where nothing changes it is 1 */
         x.most[i] = most[i];
         x.sum[i] *= keep[i];
     }
     UNROLL
     for (int n = 0; n < KEYS / 8; n++)
         for (int i = 0; i < 4; i++) {
-            s[n][i] = exp2f(fmaf(s[n][i], scale2, -base[i / 2]));
+            s[n][i] = power_of_2(fmaf(s[n][i], scale2, -base[i / 2]));
             x.sum[i / 2] += s[n][i];
         }
     UNROLL
@@ -355,7 +364,7 @@ static __global__ void __launch_bounds__(PREPARE_WARPS *WARP_LANES) attend_prepa
 /* s [16, N] becomes p, dp becomes ds (without the scale). */
 static __device__ __forceinline__ void score_back(float &s, float &dp, bool seen, float scale2, float lse, float delta)
 {
-    s = seen ? exp2f(fmaf(s, scale2, -lse)) : 0;
+    s = seen ? power_of_2(fmaf(s, scale2, -lse)) : 0;
     dp = s * (dp - delta);
 }
 

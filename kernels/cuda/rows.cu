@@ -2,9 +2,10 @@
  *
  * All of them are bound by memory: one block a row, neighbouring threads at neighbouring elements. Sums run in a fixed
  * order (a thread's own elements, then lanes, then warps) that depends on the width alone. */
+#include "kernels/cuda/flat.cuh"
 #include "kernels/cuda/ops.h"
 
-enum { ROW_THREADS = 256, FLAT_THREADS = 256 };
+enum { ROW_THREADS = 256 };
 
 static unsigned flat_blocks(int64_t n)
 {
@@ -114,65 +115,71 @@ void op_layernorm(stream_t st, float *y, const float *x, const float *g, const f
 
 /* ---- element by element ---- */
 
-static __global__ void __launch_bounds__(FLAT_THREADS) add_flat(float *y, const float *x, int64_t n)
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    add_flat(float *__restrict__ y, const float *__restrict__ x, int64_t n)
 {
-    int64_t i = flat_index();
-    if (i < n)
-        y[i] += x[i];
+    each_of_piece(
+        blockIdx.x, n,
+        [&](int64_t i) {
+            return two{ y[i], x[i] };
+        },
+        [&](int64_t i, two v) { y[i] = v.a + v.b; });
 }
 
 void op_add(stream_t st, float *y, const float *x, int64_t n)
 {
     if (n > 0)
-        LAUNCH(add_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
+        LAUNCH(add_flat, flat_pieces(n), FLAT_THREADS, 0, st, y, x, n);
 }
 
+/* A block takes a piece of a row: no element is divided to find out where it lies. */
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    silu_mul_flat(float *y, const float *gate_up, int64_t n, int cols)
+    silu_mul_rows(float *__restrict__ y, const float *__restrict__ gate_up, int cols)
 {
-    int64_t i = flat_index();
-    if (i >= n + PLANTED(PLANT_PAST_THE_END))
-        return;
-    if (PLANTED(PLANT_PAST_THE_END) && i == n) {
-        y[i] = 0;
-        return;
-    }
-    int64_t row = i / cols, at = row * 2 * cols + i % cols;
-    float gate = gate_up[at];
-    y[i] = gate / (1 + expf(-gate)) * gate_up[at + cols];
+    const float *gate = gate_up + static_cast<int64_t>(blockIdx.x) * 2 * cols, *up = gate + cols;
+    float *to = y + static_cast<int64_t>(blockIdx.x) * cols;
+    each_of_piece(
+        blockIdx.y, cols,
+        [&](int64_t i) {
+            return two{ gate[i], up[i] };
+        },
+        [&](int64_t i, two v) { to[i] = v.a / (1 + expf(-v.a)) * v.b; });
+    if (PLANTED(PLANT_PAST_THE_END) && threadIdx.x == 0)
+        to[cols] = 0;
 }
 
 void op_silu_mul(stream_t st, float *y, const float *gate_up, int rows, int cols)
 {
-    int64_t n = static_cast<int64_t>(rows) * cols;
-    if (n > 0)
-        LAUNCH(silu_mul_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, gate_up, n, cols);
+    if (rows > 0 && cols > 0)
+        LAUNCH(silu_mul_rows, dim3(static_cast<unsigned>(rows), flat_pieces(cols)), FLAT_THREADS, 0, st, y, gate_up,
+               cols);
 }
 
-static __global__ void __launch_bounds__(FLAT_THREADS) gelu_flat(float *y, const float *x, int64_t n)
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    gelu_flat(float *__restrict__ y, const float *__restrict__ x, int64_t n)
 {
-    int64_t i = flat_index();
-    if (i < n)
-        y[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678118654752f));
+    each_of_piece(
+        blockIdx.x, n, [&](int64_t i) { return x[i]; },
+        [&](int64_t i, float v) { y[i] = 0.5f * v * (1 + erff(v * 0.70710678118654752f)); });
 }
 
 void op_gelu(stream_t st, float *y, const float *x, int64_t n)
 {
     if (n > 0)
-        LAUNCH(gelu_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
+        LAUNCH(gelu_flat, flat_pieces(n), FLAT_THREADS, 0, st, y, x, n);
 }
 
-static __global__ void __launch_bounds__(FLAT_THREADS) to_bf16_flat(bf16 *y, const float *x, int64_t n)
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    to_bf16_flat(bf16 *__restrict__ y, const float *__restrict__ x, int64_t n)
 {
-    int64_t i = flat_index();
-    if (i < n)
-        y[i] = bf16_of_float(x[i]);
+    each_of_piece(
+        blockIdx.x, n, [&](int64_t i) { return x[i]; }, [&](int64_t i, float v) { y[i] = bf16_of_float(v); });
 }
 
 void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n)
 {
     if (n > 0)
-        LAUNCH(to_bf16_flat, flat_blocks(n), FLAT_THREADS, 0, st, y, x, n);
+        LAUNCH(to_bf16_flat, flat_pieces(n), FLAT_THREADS, 0, st, y, x, n);
 }
 
 template <class T> static __global__ void __launch_bounds__(FLAT_THREADS) product_flat(product_op o, int64_t total)

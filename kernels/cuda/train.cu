@@ -2,9 +2,10 @@
  * gradients of a step are the same on every run. */
 #include "kernels/cuda/train_ops.h"
 
+#include "kernels/cuda/flat.cuh"
 #include "kernels/cuda/random.cuh"
 
-enum { FLAT_THREADS = 256, ROW_THREADS = 256, WARPS = ROW_THREADS / WARP_LANES };
+enum { ROW_THREADS = 256, WARPS = ROW_THREADS / WARP_LANES };
 
 static unsigned blocks_of(int64_t n, int64_t each)
 {
@@ -84,39 +85,54 @@ void op_dropout(stream_t st, float *y, float p, const uint32_t key[2], const uin
         LAUNCH(dropout_flat, blocks_of(n, FLAT_THREADS), FLAT_THREADS, 0, st, o);
 }
 
+struct gated {
+    float dy, gate, up;
+};
+
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    silu_mul_backward_flat(float *dgate_up, const float *dy, const float *gate_up, int64_t n, int cols)
+    silu_mul_backward_rows(float *__restrict__ dgate_up, const float *__restrict__ dy,
+                           const float *__restrict__ gate_up, int cols)
 {
-    int64_t i = flat_index();
-    if (i >= n)
-        return;
-    int64_t at = i / cols * 2 * cols + i % cols;
-    float g = gate_up[at], u = gate_up[at + cols], d = dy[i], s = 1 / (1 + expf(-g));
-    dgate_up[at] = d * u * s * (1 + g * (1 - s));
-    dgate_up[at + cols] = d * g * s;
+    int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
+    const float *gate = gate_up + 2 * row, *d = dy + row;
+    float *to = dgate_up + 2 * row;
+    each_of_piece(
+        blockIdx.y, cols,
+        [&](int64_t i) {
+            return gated{ d[i], gate[i], gate[i + cols] };
+        },
+        [&](int64_t i, gated v) {
+            float s = 1 / (1 + expf(-v.gate));
+            to[i] = v.dy * v.up * s * (1 + v.gate * (1 - s));
+            to[i + cols] = v.dy * v.gate * s;
+        });
 }
 
 void op_silu_mul_backward(stream_t st, float *dgate_up, const float *dy, const float *gate_up, int rows, int cols)
 {
-    int64_t n = static_cast<int64_t>(rows) * cols;
-    if (n > 0)
-        LAUNCH(silu_mul_backward_flat, blocks_of(n, FLAT_THREADS), FLAT_THREADS, 0, st, dgate_up, dy, gate_up, n, cols);
+    if (rows > 0 && cols > 0)
+        LAUNCH(silu_mul_backward_rows, dim3(static_cast<unsigned>(rows), flat_pieces(cols)), FLAT_THREADS, 0, st,
+               dgate_up, dy, gate_up, cols);
 }
 
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    gelu_backward_flat(float *dx, const float *dy, const float *x, int64_t n)
+    gelu_backward_flat(float *__restrict__ dx, const float *__restrict__ dy, const float *__restrict__ x, int64_t n)
 {
-    int64_t i = flat_index();
-    if (i >= n)
-        return;
-    float z = x[i], cdf = 0.5f * erfcf(-z * 0.70710678118654752f), pdf = 0.39894228040143268f * expf(-0.5f * z * z);
-    dx[i] = dy[i] * (cdf + z * pdf);
+    each_of_piece(
+        blockIdx.x, n,
+        [&](int64_t i) {
+            return two{ dy[i], x[i] };
+        },
+        [&](int64_t i, two v) {
+            float z = v.b, cdf = 0.5f * erfcf(-z * 0.70710678118654752f);
+            dx[i] = v.a * (cdf + z * 0.39894228040143268f * expf(-0.5f * z * z));
+        });
 }
 
 void op_gelu_backward(stream_t st, float *dx, const float *dy, const float *x, int64_t n)
 {
     if (n > 0)
-        LAUNCH(gelu_backward_flat, blocks_of(n, FLAT_THREADS), FLAT_THREADS, 0, st, dx, dy, x, n);
+        LAUNCH(gelu_backward_flat, flat_pieces(n), FLAT_THREADS, 0, st, dx, dy, x, n);
 }
 
 /* ---- rows that go back to where they came from ---- */

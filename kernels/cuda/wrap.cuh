@@ -39,14 +39,29 @@ struct bf16 {
     uint16_t bits;
 };
 
-/* ---- conversions: integer code, so that both sides round alike ---- */
+/* ---- conversions: to nearest, ties to even, on both sides ---- */
 
 static __device__ __forceinline__ float float_of_bf16(bf16 h)
 {
     return __uint_as_float(static_cast<uint32_t>(h.bits) << 16);
 }
 
+#ifdef __CUDACC__ /* one instruction; the same bits, but for a NaN's */
 static __device__ __forceinline__ bf16 bf16_of_float(float f)
+{
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(f));
+    return bf16{ bits };
+}
+
+static __device__ __forceinline__ uint32_t bf16_pair(float lower, float upper)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+    return pair;
+}
+#else
+static inline bf16 bf16_of_float(float f)
 {
     uint32_t u = __float_as_uint(f);
     if ((u & 0x7fffffffu) > 0x7f800000u) /* NaN stays NaN */
@@ -54,16 +69,11 @@ static __device__ __forceinline__ bf16 bf16_of_float(float f)
     return bf16{ static_cast<uint16_t>((u + 0x7fffu + (u >> 16 & 1)) >> 16) };
 }
 
-static __device__ __forceinline__ uint32_t bf16_pair(float lower, float upper)
+static inline uint32_t bf16_pair(float lower, float upper)
 {
-#ifdef __CUDACC__ /* one instruction where softmax makes operands of its results; the same bits, but for a NaN's */
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
-    return pair;
-#else
     return bf16_of_float(lower).bits | static_cast<uint32_t>(bf16_of_float(upper).bits) << 16;
-#endif
 }
+#endif
 
 #ifdef __CUDACC__
 
@@ -95,6 +105,13 @@ static __device__ __forceinline__ int count_bits(unsigned x)
 static __device__ __forceinline__ int first_bit(unsigned x) /* x is not 0 */
 {
     return __ffs(static_cast<int>(x)) - 1;
+}
+/* 2^x, to 2^-22 of itself; 2^0 is 1, 2^-inf is 0, and so is what lies below all normal numbers */
+static __device__ __forceinline__ float power_of_2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 static __device__ __forceinline__ unsigned shared_address(const void *p)
 {
@@ -173,6 +190,10 @@ static inline int count_bits(unsigned x)
 static inline int first_bit(unsigned x)
 {
     return __builtin_ctz(x);
+}
+static inline float power_of_2(float x)
+{
+    return exp2f(x);
 }
 static inline void copy16_async(void *dst, const void *src, bool valid)
 {
