@@ -59,7 +59,7 @@ template <int HD> struct keys_memory {
     vector<HD> k[BLOCK_ROWS], v[BLOCK_ROWS];
     struct {
         vector<HD> q[QUERIES], dout[QUERIES];
-        float lse[QUERIES], delta[QUERIES];
+        float statistic[2][QUERIES]; /* log-sum-exp, do . out */
     } stage[STAGES];
 };
 
@@ -466,7 +466,7 @@ template <int HD> static __global__ void __launch_bounds__(THREADS) attend_back_
     };
     auto store_statistic = [&](int stage, float v) {
         if (i_stat < 2 * QUERIES)
-            (i_stat < QUERIES ? mem->stage[stage].lse : mem->stage[stage].delta)[i_stat % QUERIES] = v;
+            mem->stage[stage].statistic[i_stat / QUERIES][i_stat % QUERIES] = v;
     };
 
     load_rows<HD, BLOCK_ROWS>(mem->k, k, a.width, at.first, at.tokens, hd);
@@ -494,7 +494,8 @@ template <int HD> static __global__ void __launch_bounds__(THREADS) attend_back_
             for (int n = 0; n < QUERIES / 8; n++)
                 for (int i = 0; i < 4; i++) {
                     int q = n * 8 + lane % 4 * 2 + i % 2;
-                    score_back(s[n][i], ds[n][i], holds(key[i / 2], from + q), a.scale2, in.lse[q], in.delta[q]);
+                    score_back(s[n][i], ds[n][i], holds(key[i / 2], from + q), a.scale2, in.statistic[0][q],
+                               in.statistic[1][q]);
                 }
             times_columns<HD, QUERIES>(dv, s, in.dout);
             times_columns<HD, QUERIES>(dk, ds, in.q);
