@@ -18,6 +18,7 @@ size_t dtype_size(enum dtype t)
     case DTYPE_F16:
         return 2;
     case DTYPE_U8:
+    case DTYPE_F8:
         return 1;
     }
     return 0;
@@ -41,6 +42,15 @@ int device_open(struct device **out, const char *name, int threads, struct err *
     if (is_cuda(name))
         return plugin_open(out, name, asked != NULL, e);
     return err_set(e, "unknown device '%s': expected auto, cpu, cpu-oracle or cuda:N", name);
+}
+
+int device_use_fp8_cache(struct device *d, struct err *e)
+{
+    if (d->kv_dtype == DTYPE_F32)
+        return err_set(e, "device %s (%s) keeps keys and values as float: an FP8 cache needs a CUDA device of class %s",
+                       d->name, d->numerics, PLUGIN_NUMERICS_BF16);
+    d->kv_dtype = DTYPE_F8;
+    return 0;
 }
 
 void device_close(struct device *d)

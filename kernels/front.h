@@ -117,7 +117,7 @@ static inline void want_gather_rows(const struct tensor *y, const struct tensor 
 /* The two caches of a layer: alike, and as wide as the keys of a position. */
 static inline bool are_caches(const struct tensor *k, const struct tensor *v, int64_t kv)
 {
-    return k && v && (k->dtype == DTYPE_F32 || k->dtype == DTYPE_BF16) && k->cols == kv &&
+    return k && v && (k->dtype == DTYPE_F32 || k->dtype == DTYPE_BF16 || k->dtype == DTYPE_F8) && k->cols == kv &&
            is(v, k->dtype, k->rows, kv) && v->rows == k->rows;
 }
 

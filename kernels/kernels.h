@@ -29,7 +29,7 @@
 
 struct err;
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I32, DTYPE_U8 };
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I32, DTYPE_U8, DTYPE_F8 /* e4m3, caches only */ };
 size_t dtype_size(enum dtype t); /* bytes of one element */
 
 enum {
@@ -165,7 +165,7 @@ struct recording;   /* operations that are enqueued again and again */
 struct device {
     const char *name;     /* "cpu", "cpu-oracle", "cuda:0" */
     const char *numerics; /* numerics class, part of keys and manifests: "cpu-avx2-f32" ... */
-    enum dtype kv_dtype;  /* what the tensors of a key-value cache hold: F32, or BF16 */
+    enum dtype kv_dtype;  /* what the tensors of a key-value cache hold: F32, BF16, or F8 when asked for */
 
     /* -- memory. `what` names the thing in the sentence when memory is short. Fresh tensors hold zeros. -- */
     int (*tensor_new)(struct device *d, struct tensor **out, enum dtype t, int64_t rows, int64_t cols, const char *what,
@@ -302,6 +302,10 @@ struct device {
 /* Opens "cpu", "cpu-oracle", "cuda:N" or "auto" (cuda:0 when there is one, else cpu). threads 0: all cores. */
 int device_open(struct device **out, const char *name, int threads, struct err *e);
 void device_close(struct device *d); /* NULL is fine; tensors and weights must be freed before */
+
+/* Caches opened from here on hold e4m3 numbers (OCP 8-bit floating point), rounded to nearest even, at scale 1: what is
+ * beyond 448 becomes 448. Half the bytes, and other results. Refused where a device has no such cache. */
+int device_use_fp8_cache(struct device *d, struct err *e);
 
 /* The numerics class that device_open(name) would have, without opening it: programs need it for their key. */
 const char *device_numerics(const char *name);

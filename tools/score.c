@@ -18,7 +18,7 @@
 static struct {
     const char *model, *format, *family, *part;
     int64_t max_tokens, limit, batch;
-    bool tokens, compat, serve;
+    bool tokens, compat, serve, fp8_cache;
     const char *host;
     int64_t port, concurrency;
 } o = { .host = "127.0.0.1",
@@ -52,6 +52,8 @@ static const struct opt opts[] = {
     OPT_ROW_INT("port", 0, &o.port, "N", "with --serve: port; 0: any free one", OPT_RUN, 0, 65535),
     OPT_ROW_INT("max-concurrency", 0, &o.concurrency, "N", "with --serve: requests scored together at most", OPT_RUN, 1,
                 4096),
+    OPT_ROW_FLAG("fp8-cache", 0, &o.fp8_cache, "with --serve, CUDA: keys and values in 8 bits (e4m3); other results",
+                 OPT_RESULT),
     OPT_ROW_END,
 };
 
@@ -317,7 +319,8 @@ static int serve(const struct model_place *p, struct err *e)
                                 .port = (int)o.port,
                                 .max_concurrency = (int)o.concurrency,
                                 .max_tokens = (int)o.max_tokens,
-                                .rows = (int)o.batch };
+                                .rows = (int)o.batch,
+                                .fp8_cache = o.fp8_cache };
     sigemptyset(&stop);
     sigaddset(&stop, SIGINT);
     sigaddset(&stop, SIGTERM);
@@ -340,6 +343,8 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     struct model_place p;
     if (o.serve && (nfiles || common.output))
         return tool_misuse(e, "--serve reads no files and writes none");
+    if (o.fp8_cache && !o.serve)
+        return tool_misuse(e, "--fp8-cache is for --serve: rows of files are scored without a cache");
     if (shard_parse(&shard, o.part, e) < 0)
         return TOOL_MISUSE;
     if (model_locate(&p, "--model", o.model, "MODEL", "embedded:reasoner", e) < 0)

@@ -15,6 +15,10 @@ static __device__ __forceinline__ float cached(bf16 x)
 {
     return float_of_bf16(x);
 }
+static __device__ __forceinline__ float cached(f8 x)
+{
+    return float_of_f8(x);
+}
 
 template <class C> static __global__ void __launch_bounds__(ATTEND_WARPS *WARP_LANES) attend_rows(attend_op o)
 {
@@ -87,8 +91,10 @@ void op_attend(stream_t st, const attend_op &o)
     unsigned blocks = static_cast<unsigned>((items + ATTEND_WARPS - 1) / ATTEND_WARPS);
     if (items <= 0)
         return;
-    if (o.k && o.cache_bf16)
+    if (o.k && o.cache == DTYPE_BF16)
         LAUNCH((attend_rows<bf16>), blocks, ATTEND_WARPS * WARP_LANES, 0, st, o);
+    else if (o.k && o.cache == DTYPE_F8)
+        LAUNCH((attend_rows<f8>), blocks, ATTEND_WARPS * WARP_LANES, 0, st, o);
     else
         LAUNCH((attend_rows<float>), blocks, ATTEND_WARPS * WARP_LANES, 0, st, o);
 }

@@ -1,4 +1,4 @@
-/* attend_mma.cu - attention over a paged bf16 cache on the tensor cores, for prefill and for decoding.
+/* attend_mma.cu - attention over a paged bf16 or e4m3 cache on the tensor cores, for prefill and for decoding.
  *
  * Rows are packed (token, head of the group): with four query heads to a key head, four of the sixteen rows of an mma
  * tile come from one token, so decoding fills the tile as far as it can and reads each key once for its whole group
@@ -9,14 +9,17 @@
  * Positions are summed in splits of ATTEND_SPLIT counted from position 0, split after split. Decoding gives each split
  * to a block of its own and joins them in a second kernel; prefill walks the splits in one block and joins them in
  * registers with the same function. A tile or split in which a row sees nothing leaves the row's bits alone. So a row's
- * result depends neither on its neighbours nor on the path, and prefill equals decode bit for bit. */
+ * result depends neither on its neighbours nor on the path, and prefill equals decode bit for bit.
+ *
+ * Pages of e4m3 come in as they are, half as many bytes, and are widened to bf16, which is exact, in shared memory. */
 #include "kernels/cuda/ops.h"
 
 enum {
     TILE_KEYS = KV_PAGE,
     TILE_ROWS = 16,
     STAGES = 3,
-    PAD = 8, /* elements behind each row of shared memory: eight rows of an ldmatrix then lie in different banks */
+    CHUNK = 16, /* bytes of a copy, and what lies behind each row of shared memory: eight rows of an ldmatrix then lie
+                   in different banks */
     PREFILL_WARPS = 4,
     DECODE_WARPS = 1, /* small blocks, many of them: what counts is how many pages are under way on the chip */
     COMBINE_WARPS = 4,
@@ -80,29 +83,66 @@ static __device__ __forceinline__ float joined(float so_far, float keep, float n
     return fmaf(next, take, so_far * keep);
 }
 
-template <int HD> struct stage_memory {
-    bf16 k[TILE_KEYS][HD + PAD], v[TILE_KEYS][HD + PAD];
+template <int HD, class C> struct stage_memory {
+    static const int WIDTH = HD + CHUNK / sizeof(C);
+    C k[TILE_KEYS][WIDTH], v[TILE_KEYS][WIDTH];
 };
-template <int HD, int WARPS> struct block_memory {
-    stage_memory<HD> stage[STAGES];
-    bf16 q[TILE_ROWS * WARPS][HD + PAD];
+/* Where a page is multiplied from: bf16 where it came in. */
+template <int HD, class C> struct wide_memory {
+    stage_memory<HD, bf16> page;
+};
+template <int HD> struct wide_memory<HD, bf16> {
+};
+template <int HD, int WARPS, class C> struct block_memory {
+    stage_memory<HD, C> stage[STAGES];
+    wide_memory<HD, C> wide;
+    bf16 q[TILE_ROWS * WARPS][HD + CHUNK / sizeof(bf16)];
 };
 
 /* Page `tile` of the sequence; places behind the context become zeros, whatever the cache holds there. */
-template <int HD, int WARPS>
-static __device__ __forceinline__ void load_tile(stage_memory<HD> *to, const attend_op &o, const int32_t *pages,
+template <int HD, int WARPS, class C>
+static __device__ __forceinline__ void load_tile(stage_memory<HD, C> *to, const attend_op &o, const int32_t *pages,
                                                  int tile, int context, int kv_head)
 {
     if (PLANTED(PLANT_PAGE) && tile + 1 < o.max_pages)
         pages++;
     int64_t row0 = static_cast<int64_t>(pages[tile]) * KV_PAGE;
-    for (int i = static_cast<int>(threadIdx.x); i < TILE_KEYS * (HD / 8); i += WARPS * WARP_LANES) {
-        int r = i / (HD / 8), c = i % (HD / 8) * 8;
+    constexpr int N = CHUNK / sizeof(C), CHUNKS = HD / N;
+    for (int i = static_cast<int>(threadIdx.x); i < TILE_KEYS * CHUNKS; i += WARPS * WARP_LANES) {
+        int r = i / CHUNKS, c = i % CHUNKS * N;
         int64_t from = ((row0 + r) * o.kv_heads + kv_head) * HD + c;
         bool valid = tile * TILE_KEYS + r < context;
-        copy16_async(&to->k[r][c], static_cast<const bf16 *>(o.k) + from, valid);
-        copy16_async(&to->v[r][c], static_cast<const bf16 *>(o.v) + from, valid);
+        copy16_async(&to->k[r][c], static_cast<const C *>(o.k) + from, valid);
+        copy16_async(&to->v[r][c], static_cast<const C *>(o.v) + from, valid);
     }
+}
+
+static __device__ __forceinline__ void widen_four(bf16 *to, const f8 *from)
+{
+    uint32_t four = *reinterpret_cast<const uint32_t *>(from), *pair = reinterpret_cast<uint32_t *>(to);
+    for (int i = 0; i < 2; i++)
+        pair[i] = bf16_pair(float_of_f8(f8{ static_cast<uint8_t>(four >> 16 * i) }),
+                            float_of_f8(f8{ static_cast<uint8_t>(four >> (16 * i + 8)) }));
+}
+
+/* The page that has come, as bf16, for the whole block. */
+template <int HD, int WARPS>
+static __device__ __forceinline__ const stage_memory<HD, bf16> *widened(block_memory<HD, WARPS, bf16> *mem, int stage)
+{
+    return &mem->stage[stage];
+}
+template <int HD, int WARPS>
+static __device__ __forceinline__ const stage_memory<HD, bf16> *widened(block_memory<HD, WARPS, f8> *mem, int stage)
+{
+    const stage_memory<HD, f8> *from = &mem->stage[stage];
+    stage_memory<HD, bf16> *to = &mem->wide.page;
+    for (int i = static_cast<int>(threadIdx.x); i < TILE_KEYS * (HD / 4); i += WARPS * WARP_LANES) {
+        int r = i / (HD / 4), c = i % (HD / 4) * 4;
+        widen_four(&to->k[r][c], &from->k[r][c]);
+        widen_four(&to->v[r][c], &from->v[r][c]);
+    }
+    SYNC_BLOCK();
+    return to;
 }
 
 /* The running state of a lane's two rows (g and g + 8 of the warp's tile). */
@@ -124,7 +164,7 @@ template <int HD> static __device__ __forceinline__ void state_clear(state<HD> &
 }
 
 template <int HD>
-static __device__ __forceinline__ void attend_tile(state<HD> &x, const stage_memory<HD> *in,
+static __device__ __forceinline__ void attend_tile(state<HD> &x, const stage_memory<HD, bf16> *in,
                                                    const uint32_t q[HD / 16][4], const row_of row[2], int tile,
                                                    float scale)
 {
@@ -197,11 +237,11 @@ static __device__ __forceinline__ void sum_of_row(float l[2])
     }
 }
 
-template <int HD, int WARPS, bool SPLIT>
+template <int HD, int WARPS, bool SPLIT, class C>
 static __global__ void __launch_bounds__(WARPS *WARP_LANES) attend_pages(attend_op o, part_buffers parts)
 {
     SHARED_DYNAMIC(raw);
-    block_memory<HD, WARPS> *mem = reinterpret_cast<block_memory<HD, WARPS> *>(raw);
+    block_memory<HD, WARPS, C> *mem = reinterpret_cast<block_memory<HD, WARPS, C> *>(raw);
     int group = o.heads / o.kv_heads, kv_head = static_cast<int>(blockIdx.y), lane = lane_id();
     rows_at at = find_rows(o, group, TILE_ROWS * WARPS);
     if (!at.any)
@@ -224,7 +264,7 @@ static __global__ void __launch_bounds__(WARPS *WARP_LANES) attend_pages(attend_
 
     for (int j = 0; j < STAGES - 1; j++) {
         if (first + j < last)
-            load_tile<HD, WARPS>(&mem->stage[j], o, pages, first + j, at.context, kv_head);
+            load_tile<HD, WARPS, C>(&mem->stage[j], o, pages, first + j, at.context, kv_head);
         copy_async_commit();
     }
     int64_t q_width = static_cast<int64_t>(o.heads) * HD, width = q_width + 2 * static_cast<int64_t>(o.kv_heads) * HD;
@@ -251,10 +291,10 @@ static __global__ void __launch_bounds__(WARPS *WARP_LANES) attend_pages(attend_
             copy_async_wait<STAGES - 2>();
         SYNC_BLOCK(); /* the page has come for everybody, and nobody reads the one before any more */
         if (ahead < last)
-            load_tile<HD, WARPS>(&mem->stage[(j + (PLANTED(PLANT_NO_REFILL_GUARD) ? 0 : STAGES - 1)) % STAGES], o,
-                                 pages, ahead, at.context, kv_head);
+            load_tile<HD, WARPS, C>(&mem->stage[(j + (PLANTED(PLANT_NO_REFILL_GUARD) ? 0 : STAGES - 1)) % STAGES], o,
+                                    pages, ahead, at.context, kv_head);
         copy_async_commit(); /* also when empty: the wait counts groups */
-        attend_tile(now, &mem->stage[j % STAGES], q, row, tile, o.scale);
+        attend_tile(now, widened<HD, WARPS>(mem, j % STAGES), q, row, tile, o.scale);
         if (SPLIT || ((tile + 1) % SPLIT_TILES && tile + 1 < last))
             continue;
         sum_of_row(now.l);
@@ -321,8 +361,8 @@ static __global__ void __launch_bounds__(COMBINE_WARPS *WARP_LANES) attend_combi
 
 bool attend_mma_takes(const attend_op &o)
 {
-    return o.k && o.cache_bf16 && (o.head_dim == 16 || o.head_dim == 32 || o.head_dim == 64 || o.head_dim == 128) &&
-           o.scale > 0;
+    return o.k && o.cache != DTYPE_F32 &&
+           (o.head_dim == 16 || o.head_dim == 32 || o.head_dim == 64 || o.head_dim == 128) && o.scale > 0;
 }
 
 static int splits_of(const attend_op &o)
@@ -336,26 +376,40 @@ size_t attend_mma_scratch(const attend_op &o, bool decode)
     return decode ? parts * static_cast<size_t>(o.head_dim + 2) * sizeof(float) : 0;
 }
 
-template <int HD, int WARPS, bool SPLIT> static void launch_pages(stream_t st, const attend_op &o, part_buffers parts)
+template <int HD, int WARPS, bool SPLIT, class C>
+static void launch_pages(stream_t st, const attend_op &o, part_buffers parts)
 {
     int packed = o.rows * (o.heads / o.kv_heads), tile = TILE_ROWS * WARPS;
     /* every sequence may leave one tile unfilled; blocks that find no rows end at once */
     dim3 grid(static_cast<unsigned>(packed / tile + o.nseq), static_cast<unsigned>(o.kv_heads),
               static_cast<unsigned>(SPLIT ? parts.splits : 1));
-    ALLOW_SHARED((attend_pages<HD, WARPS, SPLIT>), sizeof(block_memory<HD, WARPS>));
-    LAUNCH((attend_pages<HD, WARPS, SPLIT>), grid, WARPS * WARP_LANES, sizeof(block_memory<HD, WARPS>), st, o, parts);
+    ALLOW_SHARED((attend_pages<HD, WARPS, SPLIT, C>), sizeof(block_memory<HD, WARPS, C>));
+    LAUNCH((attend_pages<HD, WARPS, SPLIT, C>), grid, WARPS * WARP_LANES, sizeof(block_memory<HD, WARPS, C>), st, o,
+           parts);
 }
 
-template <int HD> static void launch_attend(stream_t st, const attend_op &o, bool decode, part_buffers parts)
+template <int HD, class C> static void launch_attend(stream_t st, const attend_op &o, bool decode, part_buffers parts)
 {
     if (!decode) {
-        launch_pages<HD, PREFILL_WARPS, false>(st, o, parts);
+        launch_pages<HD, PREFILL_WARPS, false, C>(st, o, parts);
         return;
     }
     int64_t items = static_cast<int64_t>(o.rows) * o.heads;
-    launch_pages<HD, DECODE_WARPS, true>(st, o, parts);
+    launch_pages<HD, DECODE_WARPS, true, C>(st, o, parts);
     LAUNCH((attend_combine<HD>), static_cast<unsigned>((items + COMBINE_WARPS - 1) / COMBINE_WARPS),
            COMBINE_WARPS * WARP_LANES, 0, st, o, parts);
+}
+
+template <class C> static void attend_cache(stream_t st, const attend_op &o, bool decode, part_buffers parts)
+{
+    if (o.head_dim == 16) /* the golden checkpoints' */
+        launch_attend<16, C>(st, o, decode, parts);
+    else if (o.head_dim == 32)
+        launch_attend<32, C>(st, o, decode, parts);
+    else if (o.head_dim == 64)
+        launch_attend<64, C>(st, o, decode, parts);
+    else
+        launch_attend<128, C>(st, o, decode, parts);
 }
 
 void op_attend_mma(stream_t st, const attend_op &o, bool decode, void *scratch)
@@ -366,12 +420,8 @@ void op_attend_mma(stream_t st, const attend_op &o, bool decode, void *scratch)
     float *base = static_cast<float *>(scratch);
     part_buffers parts = { base, base ? base + static_cast<int64_t>(o.rows) * o.heads * splits * o.head_dim : nullptr,
                            splits };
-    if (o.head_dim == 16) /* the golden checkpoints' */
-        launch_attend<16>(st, o, decode, parts);
-    else if (o.head_dim == 32)
-        launch_attend<32>(st, o, decode, parts);
-    else if (o.head_dim == 64)
-        launch_attend<64>(st, o, decode, parts);
+    if (o.cache == DTYPE_F8)
+        attend_cache<f8>(st, o, decode, parts);
     else
-        launch_attend<128>(st, o, decode, parts);
+        attend_cache<bf16>(st, o, decode, parts);
 }

@@ -579,7 +579,7 @@ static void rope(device *d, const rope_args *a)
         o.cache_row = i32(a->cache_row);
         o.k_cache = a->k_cache->data;
         o.v_cache = a->v_cache->data;
-        o.cache_bf16 = a->k_cache->dtype == DTYPE_BF16;
+        o.cache = a->k_cache->dtype;
     }
     o.rows = a->rows;
     o.heads = a->heads;
@@ -616,7 +616,7 @@ static void attend(device *d, const attend_args *a)
     attend_op o = attention_of(*a);
     o.k = a->k->data;
     o.v = a->v->data;
-    o.cache_bf16 = a->k->dtype == DTYPE_BF16;
+    o.cache = a->k->dtype;
     o.page_table = i32(a->page_table);
     o.max_pages = static_cast<int>(a->page_table->cols);
     o.seq_slot = i32(a->seq_slot);

@@ -50,7 +50,7 @@ weight *cuda_weight_new(cuda *c, int64_t rows, int64_t cols, const char *what, e
 
 static inline size_t size_of(enum dtype t)
 {
-    return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : t == DTYPE_U8 ? 1 : 2;
+    return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : t == DTYPE_U8 || t == DTYPE_F8 ? 1 : 2;
 }
 
 static inline size_t product_size(const cuda *c) /* bytes of an element that is multiplied */

@@ -41,7 +41,7 @@ struct rope_op {
     float eps;
     const int32_t *table_row, *cache_row;
     void *k_cache, *v_cache; /* or NULL */
-    bool cache_bf16;
+    enum dtype cache;        /* F32, BF16, F8 */
     int rows, heads, kv_heads, head_dim, rotary;
 };
 void op_rope(stream_t st, const rope_op &o);
@@ -59,8 +59,8 @@ void op_decode_inputs(stream_t st, const decode_inputs_op &o);
 struct attend_op {
     float *out;
     const float *qkv;
-    const void *k, *v; /* paged: caches; else NULL: keys and values lie in qkv */
-    bool cache_bf16;
+    const void *k, *v;                              /* paged: caches; else NULL: keys and values lie in qkv */
+    enum dtype cache;                               /* F32, BF16, F8 */
     const int32_t *page_table, *seq_slot, *context; /* paged only */
     const int32_t *begin;                           /* [nseq + 1] */
     int nseq, rows, max_pages, heads, kv_heads, head_dim;
@@ -82,10 +82,10 @@ static __device__ __forceinline__ int sequence_of(const int32_t *begin, int nseq
     }
     return lo;
 }
-/* Any head_dim, F32 or bf16 cache, float sums. */
+/* Any head_dim and cache, float sums. */
 void op_attend(stream_t st, const attend_op &o);
-/* bf16 cache and head_dim 16, 32, 64 or 128: tensor cores. Split-KV with ATTEND_SPLIT positions a split when every
- * sequence has one row, one pass otherwise; both give the same bits. */
+/* bf16 or e4m3 cache and head_dim 16, 32, 64 or 128: tensor cores. Split-KV with ATTEND_SPLIT positions a split when
+ * every sequence has one row, one pass otherwise; both give the same bits. */
 enum { ATTEND_SPLIT = 256 };
 bool attend_mma_takes(const attend_op &o);
 size_t attend_mma_scratch(const attend_op &o, bool decode); /* bytes of op_attend_mma's scratch */

@@ -35,6 +35,10 @@ static __device__ __forceinline__ void store(bf16 *to, float x)
 {
     *to = bf16_of_float(x);
 }
+static __device__ __forceinline__ void store(f8 *to, float x)
+{
+    *to = f8_of_float(x);
+}
 
 template <class T>
 static __global__ void __launch_bounds__(ROW_THREADS)
@@ -277,8 +281,10 @@ void op_rope(stream_t st, const rope_op &o)
 {
     if (o.rows <= 0)
         return;
-    if (o.cache_bf16)
+    if (o.cache == DTYPE_BF16)
         LAUNCH((rope_rows<bf16>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
+    else if (o.cache == DTYPE_F8)
+        LAUNCH((rope_rows<f8>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
     else
         LAUNCH((rope_rows<float>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
 }

@@ -38,6 +38,9 @@ enum { WARP_LANES = 32 };
 struct bf16 {
     uint16_t bits;
 };
+struct f8 { /* e4m3: bias 7, no infinity, NaN is 0x7f, the largest number is 448 */
+    uint8_t bits;
+};
 
 /* ---- conversions: to nearest, ties to even, on both sides ---- */
 
@@ -74,6 +77,28 @@ static inline uint32_t bf16_pair(float lower, float upper)
     return bf16_of_float(lower).bits | static_cast<uint32_t>(bf16_of_float(upper).bits) << 16;
 }
 #endif
+
+static __device__ __forceinline__ float float_of_f8(f8 x) /* exact; so is its bf16 */
+{
+    uint32_t sign = static_cast<uint32_t>(x.bits & 0x80) << 24, e = x.bits >> 3 & 15, m = x.bits & 7;
+    if ((x.bits & 0x7f) == 0x7f)
+        return __uint_as_float(sign | 0x7fc00000u);
+    if (e == 0)
+        return __uint_as_float(sign | __float_as_uint(static_cast<float>(m) * 0.001953125f));
+    return __uint_as_float(sign | (e + 120) << 23 | m << 20);
+}
+
+static __device__ __forceinline__ f8 f8_of_float(float f)
+{
+    uint32_t u = __float_as_uint(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) /* NaN stays NaN */
+        return f8{ static_cast<uint8_t>(sign | 0x7f) };
+    if (a > 0x43e00000u) /* 448 */
+        return f8{ static_cast<uint8_t>(sign | 0x7e) };
+    if (a < 0x3c800000u) /* below 2^-6: so many times 2^-9; the sum rounds */
+        return f8{ static_cast<uint8_t>(sign | (__float_as_uint(__uint_as_float(a) * 512 + 8388608.0f) & 15)) };
+    return f8{ static_cast<uint8_t>(sign | (((a + 0x7ffffu + (a >> 20 & 1)) >> 20) - (120 << 3))) };
+}
 
 #ifdef __CUDACC__
 

@@ -27,6 +27,7 @@ struct generator_options {
     const char *device;
     int threads, batch; /* 0: as many as there are cores; the engine's own */
     int64_t kv_memory;  /* bytes; 0: the engine's own */
+    bool fp8_cache;     /* device_use_fp8_cache */
     double end_bias;    /* models with two vocabularies: added to the think end's logit while thinking ... */
     int max_context;    /* tokens of prompt and response at most; 0: what the model has room for */
     bool compat;        /* ... and the reference's set of ids instead of ours (model/dual.h) */

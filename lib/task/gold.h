@@ -18,6 +18,7 @@
 #define LATENT_TASK_GOLD_H
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "io/reward.h"
@@ -31,6 +32,7 @@ struct gold_options {
     int threads;
     int max_tokens; /* of prefix and answer together; more is an item's error */
     int rows;       /* of one pass of the model */
+    bool fp8_cache; /* device_use_fp8_cache */
 };
 int gold_open(struct gold **out, const struct gold_options *o, struct err *e);
 void gold_close(struct gold *g); /* NULL is fine */

@@ -500,6 +500,7 @@ int serve_open(struct serve **out, const struct serve_options *o, struct err *e)
     struct gold_options go = {
         .dir = o->dir, .device = o->device, .threads = o->threads, .max_tokens = o->max_tokens, .rows = o->rows
     };
+    go.fp8_cache = o->fp8_cache;
     if (gold_open(&s->gold, &go, e) < 0)
         goto failed;
     s->has_worker = pthread_create(&s->worker, NULL, work, s) == 0;

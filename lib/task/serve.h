@@ -19,6 +19,7 @@
 #ifndef LATENT_TASK_SERVE_H
 #define LATENT_TASK_SERVE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct err;
@@ -33,6 +34,7 @@ struct serve_options {
     int threads;
     int max_concurrency;  /* requests scored together at most */
     int max_tokens, rows; /* as in struct gold_options */
+    bool fp8_cache;       /* and this */
     int64_t body_limit;   /* bytes of a request; 0: 8 MiB */
     double seconds;       /* in which a request must have come; 0: 30 */
 };

@@ -184,6 +184,7 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   fails 2 'few-shot' tiny --prompt-format raw --few-shot questions.jsonl questions.jsonl
   fails 2 'prompt-layout' tiny --prompt-layout inlined questions.jsonl
   fails 1 'brings its own questions' tiny --benchmark math questions.jsonl
+  fails 1 'FP8 cache needs a CUDA device' tiny --device cpu --fp8-cache questions.jsonl
 }
 
 @test "collect: --benchmark runs the dataset program that lies beside it, and says so when that fails" {

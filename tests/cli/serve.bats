@@ -58,4 +58,6 @@ item='{"prompt_messages":[{"role":"user","content":"1+1?"}],"solution_str":"two<
   fails 1 'bert is an encoder' score --serve -m "$GOLDEN/models/bert" --port 0
   fails 2 '--serve reads no files' score --serve -m "$GOLDEN/models/qwen3" file
   fails 2 '--port' score --serve --port 70000
+  fails 2 'fp8-cache is for --serve' score --fp8-cache /dev/null
+  fails 1 'FP8 cache needs a CUDA device' score --serve --port 0 --device cpu --fp8-cache -m "$GOLDEN/models/qwen3"
 }

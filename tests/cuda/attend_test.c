@@ -59,6 +59,14 @@ static struct tensor *cache_tensor(struct device *d, enum dtype type, int64_t ro
 {
     if (type == DTYPE_F32)
         return floats_of(d, rows, cols, v);
+    if (type == DTYPE_F8) {
+        uint8_t *codes = xcalloc((size_t)(rows * cols), sizeof *codes);
+        for (int64_t i = 0; i < rows * cols; i++)
+            codes[i] = f8_bits(v[i]);
+        struct tensor *t = tensor_of(d, type, rows, cols, codes);
+        free(codes);
+        return t;
+    }
     uint16_t *narrow = xcalloc((size_t)(rows * cols), sizeof *narrow);
     for (int64_t i = 0; i < rows * cols; i++)
         narrow[i] = bf16_bits(v[i]);
@@ -172,10 +180,13 @@ static void one_batch(struct device *d, struct device *o, struct shape s, int ns
                       int last)
 {
     struct batch b = batch_of(s, nseq, lengths, (uint64_t)(s.heads * 1000 + s.hd));
+    for (int64_t i = 0; type == DTYPE_F8 && i < b.rows * b.width; i++)
+        if (i % b.width >= b.q_width)
+            b.qkv[i] = f8_float(f8_bits(b.qkv[i]));
     size_t n = (size_t)(b.rows * b.q_width);
     float *want = xcalloc(n, sizeof *want), *got = xcalloc(n, sizeof *got), *again = xcalloc(n, sizeof *again);
     /* p is rounded to bf16 on the tensor cores; values are at most 1 */
-    double tolerance = type == DTYPE_BF16 && (s.hd == 16 || s.hd == 32 || s.hd == 64 || s.hd == 128) ? 0.004 : 2e-5;
+    double tolerance = type != DTYPE_F32 && (s.hd == 16 || s.hd == 32 || s.hd == 64 || s.hd == 128) ? 0.004 : 2e-5;
     char what[96];
     prefill(o, &b, DTYPE_F32, want);
     prefill(d, &b, type, got);
@@ -203,6 +214,8 @@ static void float_pages(struct device *d, struct device *o)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         one_batch(d, o, shapes[i], LENGTHS, lengths, DTYPE_F32, 2);
         one_batch(d, o, shapes[i], LENGTHS, lengths, DTYPE_BF16, 2);
+        if (i == 2)
+            one_batch(d, o, shapes[i], LENGTHS, lengths, DTYPE_F8, 1);
     }
 }
 
@@ -210,8 +223,11 @@ static void tensor_core_pages(struct device *d, struct device *o)
 {
     static const struct shape shapes[] = { { 1, 1, 32, 0 }, { 3, 1, 16, 0 },   { 4, 1, 64, 0 }, { 6, 2, 32, 9 },
                                            { 7, 7, 32, 1 }, { 3, 1, 128, 40 }, { 20, 1, 32, 0 } };
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         one_batch(d, o, shapes[i], LENGTHS, lengths, DTYPE_BF16, 2);
+        if (i % 2 || shapes[i].hd == 64)
+            one_batch(d, o, shapes[i], LENGTHS, lengths, DTYPE_F8, 1);
+    }
 }
 
 /* Contexts around the borders of splits, and windows that begin behind whole splits. */
@@ -245,6 +261,12 @@ static void small(struct device *d, struct device *o)
 {
     static const int few[] = { 130, 5 };
     one_batch(d, o, (struct shape){ 2, 1, 32, 0 }, 2, few, DTYPE_BF16, 1);
+}
+
+static void small_f8(struct device *d, struct device *o)
+{
+    static const int few[] = { 130, 5 };
+    one_batch(d, o, (struct shape){ 2, 1, 32, 0 }, 2, few, DTYPE_F8, 1);
 }
 
 static void test_float_pages(void **state)
@@ -289,6 +311,9 @@ static void test_planted(void **state)
     expect_found(PLANT_NO_WAIT, small, "keys and values read before their copy was waited for");
     expect_found(PLANT_NO_REFILL_GUARD, small, "a stage refilled while it is read");
     expect_found(PLANT_MASK, small, "one key too many");
+    expect_right(small_f8);
+    expect_found(PLANT_NO_WAIT, small_f8, "8-bit keys and values widened before their copy was waited for");
+    expect_found(PLANT_NO_REFILL_GUARD, small_f8, "a stage refilled while it is widened");
 }
 
 int main(void)

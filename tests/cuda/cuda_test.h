@@ -119,6 +119,27 @@ static inline void round_to_bf16(float *v, int64_t n)
         v[i] = bf16_float(bf16_bits(v[i]));
 }
 
+/* e4m3, from its definition: the nearest of all numbers, of two the one with the even code; 448 for what is beyond. */
+static inline float f8_float(uint8_t code)
+{
+    int e = code >> 3 & 15, m = code & 7;
+    float f = e ? ldexpf(1 + (float)m / 8, e - 7) : ldexpf((float)m / 8, -6);
+    return (code & 0x7f) == 0x7f ? NAN : code & 0x80 ? -f : f;
+}
+
+static inline uint8_t f8_bits(float f)
+{
+    int best = 0;
+    if (isnan(f))
+        return 0x7f;
+    for (int i = 1; i < 0x7f; i++) {
+        float d = fabsf(f8_float((uint8_t)i) - fabsf(f)), most = fabsf(f8_float((uint8_t)best) - fabsf(f));
+        if (d < most || (d == most && i % 2 == 0))
+            best = i;
+    }
+    return (uint8_t)(best | (signbit(f) ? 0x80 : 0));
+}
+
 typedef void check_fn(struct device *d /* under test */, struct device *oracle);
 
 /* Runs a check in one order of threads with one fault planted; true: nothing wrong was seen. */

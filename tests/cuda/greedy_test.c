@@ -6,7 +6,7 @@
 #include "unit/infer_util.h"
 
 /* Two batches give the same tokens in bf16 too; there they need not be transformers', which may turn at a near tie. */
-static void check_batches(const char *name)
+static void check_batches(const char *name, bool fp8_cache)
 {
     static const struct engine_options options[2] = { { .batch = 4, .prefill_chunk = 7 },
                                                       { .batch = 1, .prefill_chunk = 32, .read_delay = 2 } };
@@ -21,7 +21,11 @@ static void check_batches(const char *name)
     char path[256];
     int n = greedy_load(name, c);
     snprintf(path, sizeof path, "tests/golden/models/%s", name);
+    if (fp8_cache)
+        assert_ok(device_use_fp8_cache(m.d, &e));
     assert_ok(model_open(&m.m, path, m.d, &e));
+    assert_int_equal(kv_page_bytes(m.m), (fp8_cache ? 2 : 4) * KV_PAGE * model_config(m.m)->layers *
+                                             model_config(m.m)->kv_heads * model_config(m.m)->head_dim);
     gen_params_init(&p, model_config(m.m));
     p.n_stop = 0;
     p.max_new = 12;
@@ -87,11 +91,24 @@ static void test_batches(void **state)
         printf("# skip: cuBLASLt chooses by the number of rows: no promise yet\n");
         skip();
     }
-    check_batches("qwen3-bf16");
+    check_batches("qwen3-bf16", false);
+    check_batches("qwen3-bf16", true);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    struct err e = { "" };
+    struct device *d = open_device_under_test(); /* of floats */
+    assert_int_equal(device_use_fp8_cache(d, &e), -1);
+    assert_non_null(strstr(e.msg, "(cuda-cublas-f32) keeps keys and values as float"));
+    device_close(d);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_greedy), cmocka_unit_test(test_batches) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_greedy), cmocka_unit_test(test_batches),
+                                        cmocka_unit_test(test_refused) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

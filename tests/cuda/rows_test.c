@@ -278,6 +278,49 @@ static void rotation(struct device *d, struct device *o)
         }
 }
 
+/* Values go into the cache as they are: every e4m3 number, what lies between two, and what is beyond all. */
+static void eight_bits(struct device *d, struct device *o)
+{
+    enum { W = 512 };
+    /* codes of torch.float8_e4m3fn */
+    static const float known[] = { 0.001f, 0.0009765625f, 0.0029296875f, 0.0146484375f, 17, 18, 19, 448, 463, -0.5f };
+    static const uint8_t codes[] = { 1, 0, 2, 8, 88, 89, 90, 126, 126, 176 };
+    float qkv[3 * W] = { 0 }, one[1] = { 1 };
+    int32_t zero = 0;
+    (void)o;
+    for (int i = 0; i < W; i++) {
+        float x = f8_float((uint8_t)(i / 2)), next = f8_float((uint8_t)(i / 2 + 1));
+        qkv[2 * W + i] = i % 2 && isfinite(next) ? (x + next) / 2 : x;
+    }
+    qkv[2 * W + 510] = 1e30f;
+    qkv[2 * W + 511] = -INFINITY;
+    memcpy(qkv + 2 * W + 254, (float[]){ 449, 0.0625f * 1.0625f }, 2 * sizeof(float));
+    for (int part = 0; part < 2; part++) {
+        if (part)
+            memcpy(qkv + 2 * W, known, sizeof known);
+        struct tensor *x = floats_of(d, 1, 3 * W, qkv), *table = floats_of(d, 1, 1, one), *at = ints_of(d, 1, 1, &zero);
+        struct tensor *k = tensor_of(d, DTYPE_F8, 1, W, NULL), *v = tensor_of(d, DTYPE_F8, 1, W, NULL);
+        struct rope_args a = { .qkv = x, .cos = table, .sin = table, .table_row = at, .rows = 1, .heads = 1 };
+        a.kv_heads = 1;
+        a.head_dim = W;
+        a.rotary = 2;
+        a.k_cache = k;
+        a.v_cache = v;
+        a.cache_row = at;
+        d->rope(d, &a);
+        uint8_t *got = back(d, v, 1);
+        for (int i = 0; i < W; i++)
+            if ((got[i] & 0x7f) != 0x7f || !isnan(qkv[2 * W + i]))
+                same_ints("e4m3", (int32_t[]){ got[i] }, (int32_t[]){ f8_bits(qkv[2 * W + i]) }, 1);
+        for (size_t i = 0; part && i < sizeof codes; i++)
+            same_ints("e4m3 of torch", (int32_t[]){ got[i] }, (int32_t[]){ codes[i] }, 1);
+        free(got);
+        struct tensor *made[] = { x, table, at, k, v };
+        for (int i = 0; i < 5; i++)
+            d->tensor_free(d, made[i]);
+    }
+}
+
 static void log_probabilities(struct device *d, struct device *o)
 {
     struct source s = source_of(5);
@@ -420,6 +463,7 @@ static void test_rotation(void **state)
     (void)state;
     SKIP_WITHOUT_DEVICE();
     expect_right(rotation);
+    expect_right(eight_bits);
 }
 
 static void test_log_probabilities(void **state)
