@@ -14,6 +14,38 @@ extern "C" {
 struct rt;
 struct rt_ticket;
 
+/* ---- what can be wrong with a machine: one sentence each, whichever runtime says it ---- */
+
+static inline int rt_no_driver(err *e, int index)
+{
+    return err_set(e, "device cuda:%d: this machine has no NVIDIA driver, or it is not loaded: --device cpu needs none",
+                   index);
+}
+static inline int rt_no_device(err *e, int index)
+{
+    return err_set(e, "device cuda:%d: the driver finds no CUDA device (does CUDA_VISIBLE_DEVICES hide it?)", index);
+}
+static inline int rt_old_driver(err *e, int index, int found, int needed) /* as CUDA counts: 12020 is 12.2 */
+{
+    return err_set(e,
+                   "device cuda:%d: the driver is for CUDA %d.%d, this build needs %d.%d or newer: update the driver",
+                   index, found / 1000, found % 1000 / 10, needed / 1000, needed % 1000 / 10);
+}
+static inline int rt_no_memory(err *e, const char *what, size_t bytes, size_t left, size_t all)
+{
+    return err_set(e, "no device memory for the %s: %.1f MiB are needed, %.1f of %.1f MiB are free", what,
+                   static_cast<double>(bytes) / 1048576, static_cast<double>(left) / 1048576,
+                   static_cast<double>(all) / 1048576);
+}
+static inline int rt_lost(err *e, const char *doing, const char *why)
+{
+    return err_set(
+        e,
+        "the device was lost while %s (%s); what was on it is gone, what -o or a checkpoint has is kept: run "
+        "the same command again when nvidia-smi shows the device",
+        doing, why);
+}
+
 int rt_open(rt **out, int index, err *e);
 void rt_close(rt *r);
 void rt_enter(rt *r); /* the calling thread works with this device from here on */
@@ -21,12 +53,6 @@ stream_t rt_stream(rt *r);
 
 /* Not cleared. The sentence says how much was needed and how much was free. */
 int rt_alloc(rt *r, void **out, size_t bytes, const char *what, err *e);
-static inline int rt_no_memory(err *e, const char *what, size_t bytes, size_t left, size_t all)
-{
-    return err_set(e, "no device memory for the %s: %.1f MiB are needed, %.1f of %.1f MiB are free", what,
-                   static_cast<double>(bytes) / 1048576, static_cast<double>(left) / 1048576,
-                   static_cast<double>(all) / 1048576);
-}
 int64_t rt_memory_left(rt *r);
 void rt_free(rt *r, void *p); /* waits for what is under way */
 int rt_zero(rt *r, void *p, size_t bytes, err *e);

@@ -47,9 +47,32 @@ static void ticket_free(rt_ticket *t);
 
 static int failed(err *e, const char *doing, cudaError_t c)
 {
-    if (c == cudaErrorDeviceUninitialized || c == cudaErrorDevicesUnavailable || c == cudaErrorECCUncorrectable)
-        return err_set(e, "the CUDA device was lost while %s: %s", doing, cudaGetErrorString(c));
-    return err_set(e, "CUDA: %s failed: %s", doing, cudaGetErrorString(c));
+    const char *why = cudaGetErrorString(c);
+    switch (c) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorHardwareStackError:
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorNoDevice:
+    case cudaErrorUnknown: /* what a chip says that fell off the bus */
+        return rt_lost(e, doing, why);
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorLaunchFailure:
+    case cudaErrorAssert:
+        return err_set(
+            e,
+            "a kernel failed (%s), which showed while %s: the device takes nothing more from this process; run "
+            "the same command again, and report it if it comes back",
+            why, doing);
+    case cudaErrorDevicesUnavailable:
+        return err_set(e, "the device is taken, or in exclusive use by another process (%s)", why);
+    default:
+        return err_set(e, "CUDA: %s failed: %s", doing, why);
+    }
 }
 
 #define TRY(doing, call)                                                                                               \
@@ -65,12 +88,12 @@ static int open_device(rt *r, err *e)
     cudaError_t c = cudaGetDeviceCount(&count);
     cudaRuntimeGetVersion(&runtime);
     cudaDriverGetVersion(&driver);
-    if (driver == 0 || c == cudaErrorNoDevice || (c == cudaSuccess && count == 0))
-        return err_set(e, "device cuda:%d: %s", r->index,
-                       driver == 0 ? "this machine has no NVIDIA driver" : "the driver finds no CUDA device");
+    if (driver == 0)
+        return rt_no_driver(e, r->index);
+    if (c == cudaErrorNoDevice || (c == cudaSuccess && count == 0))
+        return rt_no_device(e, r->index);
     if (c == cudaErrorInsufficientDriver)
-        return err_set(e, "device cuda:%d: the driver is for CUDA %d.%d, this build needs %d.%d", r->index,
-                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+        return rt_old_driver(e, r->index, driver, runtime);
     TRY("asking for devices", c);
     if (r->index < 0 || r->index >= count)
         return err_set(e, "device cuda:%d: there are %d devices, counted from 0", r->index, count);

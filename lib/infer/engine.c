@@ -59,9 +59,17 @@ static int open_cache(struct engine *g, struct err *e)
     int64_t context = pages_of_context(g);
     int64_t n = g->options.kv_memory ? g->options.kv_memory / (int64_t)g->page_bytes : default_pages(g);
     n = min64(n, min64(context * g->options.batch + 1, INT32_MAX / KV_PAGE)); /* no more than can be in use */
+    int64_t page = (int64_t)g->page_bytes, left = g->device->memory_left(g->device), would_do = left / 10 * 9;
+    if (n < 2 && !g->options.kv_memory)
+        return err_set(e, "%lld bytes of memory are left for keys and values: at least %lld are needed",
+                       (long long)would_do, 2 * (long long)page);
     if (n < 2)
         return err_set(e, "key-value memory of %lld bytes holds no sequence: at least %lld are needed",
-                       (long long)g->options.kv_memory, 2 * (long long)g->page_bytes);
+                       (long long)g->options.kv_memory, 2 * (long long)page);
+    if (left >= 0 && n > left / page)
+        return err_set(e, "key-value memory of %.1f MiB: %s has %.1f MiB left, of which %.1f would do",
+                       (double)(n * page) / 1048576, g->device->name, (double)left / 1048576,
+                       (double)would_do / 1048576);
     g->max_pages = (int)min64(context, n - 1);
     g->stats.kv_limit = n * (int64_t)g->page_bytes;
     if (kv_cache_open(&g->kv, g->model, n, e) < 0)

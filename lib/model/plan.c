@@ -332,8 +332,29 @@ static int load_matrix(const struct plan_item *it, struct device *d, struct err 
     return d->weight_new(d, it->weight, part, it->nparts, it->cols, it->part[0].name, e);
 }
 
+/* Before gigabytes move: is there room for all? A device without memory of its own does not say. */
+static int check_room(const struct plan *p, struct device *d, struct err *e)
+{
+    int64_t need = 0, left = d->memory_left(d);
+    for (size_t i = 0; i < p->n; i++) {
+        const struct plan_item *it = &p->item[i];
+        int64_t size = it->vector || d->kv_dtype == DTYPE_F32 ? 4 : 2;
+        for (int k = 0; k < it->nparts; k++)
+            need += it->part[k].rows * (it->vector ? 1 : it->cols) * size;
+    }
+    if (left < 0 || need <= left)
+        return 0;
+    return err_set(
+        e,
+        "the weights need %.1f MiB of the memory of %s, where %.1f MiB are free: free some, or take a device "
+        "with more, or --device cpu",
+        (double)need / 1048576, d->name, (double)left / 1048576);
+}
+
 int plan_load(struct plan *p, struct model *m, struct err *e)
 {
+    if (check_room(p, m->d, e) < 0)
+        return err_prefix(e, "%s", m->dir);
     int rc = 0;
     safetensors_advise(m->st, true); /* norms and biases, between gigabytes of matrices that are not touched yet */
     for (size_t i = 0; i < p->n && rc == 0; i++)

@@ -36,6 +36,14 @@ enum plant {
     PLANTS
 };
 
+/* What the emulated machine can lack or lose. */
+enum emu_failure { EMU_WELL, EMU_NO_DRIVER, EMU_OLD_DRIVER, EMU_NO_DEVICE, EMU_NO_MEMORY, EMU_LOST };
+
+/* The next call but `after` that can fail this way fails; EMU_LOST: and every call behind it. EMU_WELL: none. */
+void emu_fail(enum emu_failure how, int after);
+int emu_failed(void);                   /* has it come to that? */
+void emu_set_memory_left(size_t bytes); /* 4 MiB at first */
+
 void emu_set_order(enum emu_order order);
 void emu_plant(enum plant fault);
 const char *emu_fault(void); /* the first fault since emu_clear, a sentence; NULL: none */
