@@ -117,12 +117,20 @@ static __device__ __forceinline__ void load_tile(stage_memory<HD, C> *to, const 
     }
 }
 
-static __device__ __forceinline__ void widen_four(bf16 *to, const f8 *from)
+/* Four numbers; not 0: some are NaN, and come out otherwise. */
+static __device__ __forceinline__ uint32_t widen_four(bf16 *to, const f8 *from)
 {
     uint32_t four = *reinterpret_cast<const uint32_t *>(from), *pair = reinterpret_cast<uint32_t *>(to);
-    for (int i = 0; i < 2; i++)
-        pair[i] = bf16_pair(float_of_f8(f8{ static_cast<uint8_t>(four >> 16 * i) }),
-                            float_of_f8(f8{ static_cast<uint8_t>(four >> (16 * i + 8)) }));
+    uint32_t even = bf16_pair_of_f8(four & 0x00ff00ffu), odd = bf16_pair_of_f8(four >> 8 & 0x00ff00ffu);
+    pair[0] = (even & 0xffffu) | odd << 16;
+    pair[1] = even >> 16 | (odd & 0xffff0000u);
+    return f8_nans(four);
+}
+
+static __device__ __forceinline__ void widen_exactly(bf16 *to, const f8 *from)
+{
+    for (int i = 0; i < 4; i++)
+        to[i] = bf16_of_float(float_of_f8(from[i]));
 }
 
 /* The page that has come, as bf16, for the whole block. */
@@ -136,10 +144,15 @@ static __device__ __forceinline__ const stage_memory<HD, bf16> *widened(block_me
 {
     const stage_memory<HD, f8> *from = &mem->stage[stage];
     stage_memory<HD, bf16> *to = &mem->wide.page;
+    uint32_t nans = 0;
     for (int i = static_cast<int>(threadIdx.x); i < TILE_KEYS * (HD / 4); i += WARPS * WARP_LANES) {
         int r = i / (HD / 4), c = i % (HD / 4) * 4;
-        widen_four(&to->k[r][c], &from->k[r][c]);
-        widen_four(&to->v[r][c], &from->v[r][c]);
+        nans |= widen_four(&to->k[r][c], &from->k[r][c]) | widen_four(&to->v[r][c], &from->v[r][c]);
+    }
+    for (int i = static_cast<int>(threadIdx.x); nans && i < TILE_KEYS * (HD / 4); i += WARPS * WARP_LANES) {
+        int r = i / (HD / 4), c = i % (HD / 4) * 4;
+        widen_exactly(&to->k[r][c], &from->k[r][c]);
+        widen_exactly(&to->v[r][c], &from->v[r][c]);
     }
     SYNC_BLOCK();
     return to;

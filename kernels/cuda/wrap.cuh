@@ -88,6 +88,27 @@ static __device__ __forceinline__ float float_of_f8(f8 x) /* exact; so is its bf
     return __uint_as_float(sign | (e + 120) << 23 | m << 20);
 }
 
+/* Two numbers, in the lower bytes of the halves, as two bf16. Their bits are moved to where bf16 has them, which leaves
+ * an exponent 120 too low, and so multiplied by 2^120. Exact, but NaN comes out as 480: see f8_nans. */
+static __device__ __forceinline__ uint32_t bf16_pair_of_f8(uint32_t halves)
+{
+    uint32_t low = (halves & 0x00800080u) << 8 | (halves & 0x007f007fu) << 4;
+#ifdef __CUDACC__
+    uint32_t pair;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(pair) : "r"(low), "r"(0x7b807b80u), "r"(0x80008000u)); /* - 0 */
+    return pair;
+#else
+    return bf16_pair(float_of_bf16(bf16{ static_cast<uint16_t>(low) }) * 0x1p120f,
+                     float_of_bf16(bf16{ static_cast<uint16_t>(low >> 16) }) * 0x1p120f);
+#endif
+}
+
+/* The highest bit of each of four numbers that is NaN. */
+static __device__ __forceinline__ uint32_t f8_nans(uint32_t four)
+{
+    return ((four & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
+}
+
 static __device__ __forceinline__ f8 f8_of_float(float f)
 {
     uint32_t u = __float_as_uint(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;

@@ -197,9 +197,8 @@ static void attend_op(void *arg)
 }
 
 /* `rows` new rows at the end of each of nseq contexts. */
-static void attention(const char *name, int nseq, int rows, int context)
+static void attention(const char *name, enum dtype type, int nseq, int rows, int context)
 {
-    enum dtype type = d->kv_dtype;
     int per = (context + KV_PAGE - 1) / KV_PAGE, pages = nseq * per + 1, width = (m.heads + 2 * m.kv_heads) * m.hd;
     int32_t *table = xcalloc((size_t)(nseq * per), 4), *slot = xcalloc((size_t)nseq, 4),
             *begin = xcalloc((size_t)nseq + 1, 4), *contexts = xcalloc((size_t)nseq, 4);
@@ -512,12 +511,30 @@ static double layer_weights(bool encoder)
     return (double)m.hidden * (qkv_cols() + m.heads * m.hd + (encoder ? 2.0 : 3.0) * m.ffn);
 }
 
+static void replay_op(void *arg)
+{
+    if (!d->replay(d, arg))
+        abort(); /* nothing was freed */
+}
+
+static void whole_row(const char *name, const struct pass *p, const char *shape, double t, double limit)
+{
+    printf("%-16s %-28s %9.4f ms %12.0f tokens/s %5.1f%%\n", name, shape, t * 1e3, p->rows / t, 100 * limit / t);
+    fflush(stdout);
+}
+
 static void whole(const char *name, int nseq, int each, int context, int kind)
 {
     struct pass p = pass_open(nseq, each, context, kind);
     int was = repeat;
     repeat = small ? 1 : 3;
-    double t = seconds(pass_op, &p), size = (double)dtype_size(d->kv_dtype), w = layer_weights(p.encoder);
+    double t = seconds(pass_op, &p), replayed = 0, size = (double)dtype_size(d->kv_dtype), w = layer_weights(p.encoder);
+    if (kind == 0 && d->record_begin && d->record_begin(d)) {
+        pass_op(&p);
+        struct recording *r = d->record_end(d);
+        replayed = r ? seconds(replay_op, r) : 0;
+        d->recording_free(d, r);
+    }
     repeat = was;
     double limit = m.layers * bound(size * w, 2 * w * p.rows);
     double keys = 4 * pairs(nseq, each, context, p.causal) * m.heads * m.hd;
@@ -526,8 +543,9 @@ static void whole(const char *name, int nseq, int each, int context, int kind)
         limit += bound(size * m.vocab * m.hidden, 2.0 * m.vocab * m.hidden * p.logit_rows);
     char shape[64];
     snprintf(shape, sizeof shape, "%d x %d, context %d", nseq, each, context);
-    printf("%-16s %-28s %9.4f ms %12.0f tokens/s %5.1f%%\n", name, shape, t * 1e3, p.rows / t, 100 * limit / t);
-    fflush(stdout);
+    whole_row(name, &p, shape, t, limit);
+    if (replayed > 0)
+        whole_row("  replayed", &p, shape, replayed, limit);
     pass_close(&p);
 }
 
@@ -718,12 +736,14 @@ static void part_kernels(void)
             snprintf(shape, sizeof shape, "%d x %d x %d", rows, n, k);
             row("linear", shape, linear_time(rows, n, k), 2.0 * n * k + 4.0 * rows * (n + k), 2.0 * rows * n * k);
         }
-    attention("decode", 1, 1, some(4096, 40));
-    attention("decode", some(64, 3), 1, some(2048, 70));
-    attention("decode", some(256, 4), 1, some(1024, 33));
-    attention("decode", some(256, 5), 1, some(2048, 65));
-    attention("prefill", some(16, 2), some(256, 30), some(256, 30));
-    attention("prefill", 2, some(4096, 40), some(4096, 40));
+    attention("decode", d->kv_dtype, 1, 1, some(4096, 40));
+    attention("decode", d->kv_dtype, some(64, 3), 1, some(2048, 70));
+    attention("decode", d->kv_dtype, some(256, 4), 1, some(1024, 33));
+    attention("decode", d->kv_dtype, some(256, 5), 1, some(2048, 65));
+    if (d->kv_dtype == DTYPE_BF16)
+        attention("decode, fp8", DTYPE_F8, some(256, 5), 1, some(2048, 65));
+    attention("prefill", d->kv_dtype, some(16, 2), some(256, 30), some(256, 30));
+    attention("prefill", d->kv_dtype, 2, some(4096, 40), some(4096, 40));
     varlen(some(32, 2), some(700, 40));
     varlen(some(4, 2), some(4096, 70));
     sampler(1, 20, 0.95f);

@@ -263,6 +263,34 @@ static void small(struct device *d, struct device *o)
     one_batch(d, o, (struct shape){ 2, 1, 32, 0 }, 2, few, DTYPE_BF16, 1);
 }
 
+/* A key that is NaN: whoever sees it is NaN, whoever does not is not. All codes are values of another. */
+static void odd_f8(struct device *d, struct device *o)
+{
+    static const int few[] = { 70 };
+    enum { ROWS = 70, HD = 128, BAD = 40 };
+    struct batch b = batch_of((struct shape){ 1, 1, HD, 0 }, 1, few, 77);
+    float *got = xcalloc(ROWS * HD, sizeof *got), *want = xcalloc(ROWS * HD, sizeof *want);
+    for (int t = 0; t < ROWS; t++)
+        for (int i = 0; i < HD; i++) {
+            float *k = &b.qkv[t * b.width + HD + i], *v = k + HD;
+            int code = (t * HD + i) % 256;
+            *k = f8_float(f8_bits(*k));
+            *v = code % 128 == 127 ? 0 : f8_float((uint8_t)code);
+        }
+    prefill(o, &b, DTYPE_F32, want);
+    prefill(d, &b, DTYPE_F8, got);
+    same_floats("all codes", got, want, ROWS * HD, 1, 0.004); /* of values up to 448 */
+    b.qkv[BAD * b.width + HD + 5] = NAN;
+    prefill(d, &b, DTYPE_F8, got);
+    for (int t = 0; t < ROWS; t++)
+        for (int i = 0; i < HD; i++)
+            if (isnan(got[t * HD + i]) != (t >= BAD))
+                note_mismatch("row %d [%d] is %g, with a NaN key at %d", t, i, (double)got[t * HD + i], BAD);
+    free(got);
+    free(want);
+    free(b.qkv);
+}
+
 static void small_f8(struct device *d, struct device *o)
 {
     static const int few[] = { 130, 5 };
@@ -281,6 +309,7 @@ static void test_tensor_core_pages(void **state)
     (void)state;
     SKIP_WITHOUT_DEVICE();
     expect_right(tensor_core_pages);
+    expect_right(odd_f8);
 }
 
 static void test_splits(void **state)
