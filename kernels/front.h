@@ -182,12 +182,15 @@ static inline void want_decode_inputs(const struct decode_inputs_args *a)
 
 /* ---- training ---- */
 
-static inline void want_copy_block(const struct tensor *y, int64_t y_row, int64_t y_col, const struct tensor *x,
-                                   int64_t x_row, int64_t x_col, int64_t rows, int64_t cols)
+static inline void want_copy_blocks(const struct block_copy *b, size_t n)
 {
-    WANT("copy_block", y->dtype == DTYPE_F32 && x->dtype == DTYPE_F32);
-    WANT("copy_block", y_row >= 0 && y_col >= 0 && y_row + rows <= y->rows && y_col + cols <= y->cols);
-    WANT("copy_block", x_row >= 0 && x_col >= 0 && x_row + rows <= x->rows && x_col + cols <= x->cols);
+    for (const struct block_copy *end = b + n; b < end; b++) {
+        WANT("copy_blocks", b->y->dtype == b->x->dtype && (b->y->dtype == DTYPE_F32 || b->by == 1));
+        WANT("copy_blocks", b->y_row >= 0 && b->y_col >= 0 && b->rows >= 0 && b->cols >= 0);
+        WANT("copy_blocks", b->y_row + b->rows <= b->y->rows && b->y_col + b->cols <= b->y->cols);
+        WANT("copy_blocks", b->x_row >= 0 && b->x_col >= 0);
+        WANT("copy_blocks", b->x_row + b->rows <= b->x->rows && b->x_col + b->cols <= b->x->cols);
+    }
 }
 
 static inline void want_dropout(const struct tensor *y, float p, int64_t n)
@@ -273,9 +276,11 @@ static inline void want_cross_entropy(const struct tensor *loss, const struct te
     WANT("cross_entropy", is(logits, DTYPE_F32, n, vocab) && holds(loss, DTYPE_F32, n) && holds(target, DTYPE_I32, n));
 }
 
-static inline void want_sum_squares(const struct tensor *out, int at, const struct tensor *x, int64_t n)
+static inline void want_sum_squares(const struct tensor *out, int at, const struct tensor *const *x, size_t n)
 {
-    WANT("sum_squares", holds(out, DTYPE_F32, at + 1) && holds(x, DTYPE_F32, n));
+    WANT("sum_squares", holds(out, DTYPE_F32, at + 1));
+    for (size_t i = 0; i < n; i++)
+        WANT("sum_squares", x[i]->dtype == DTYPE_F32);
 }
 
 static inline void want_adamw(const struct adamw_args *a)
@@ -332,7 +337,7 @@ static inline void want_adamw(const struct adamw_args *a)
         (d)->weight_from_tensor = weight_from_tensor;                                                                  \
         (d)->weight_refresh = weight_refresh;                                                                          \
         (d)->copy = copy;                                                                                              \
-        (d)->copy_block = copy_block;                                                                                  \
+        (d)->copy_blocks = copy_blocks;                                                                                \
         (d)->fill = fill;                                                                                              \
         (d)->scale = scale;                                                                                            \
         (d)->dropout = dropout;                                                                                        \

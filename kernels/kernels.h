@@ -145,7 +145,19 @@ struct decode_inputs_args {
     int n;
 };
 
-/* ---- optimizer ---- */
+/* ---- lists: what an operation does to many tensors it is asked in one call, for each call costs a launch ---- */
+
+/* y[y_row + i][y_col + j] = by * x[x_row + i][x_col + j] for i < rows, j < cols; rows are as wide as the tensors. Both
+ * F32, or, with by = 1, of any one type. */
+struct block_copy {
+    struct tensor *y;
+    int64_t y_row, y_col;
+    const struct tensor *x;
+    int64_t x_row, x_col;
+    int64_t rows, cols;
+    float by;
+};
+
 struct adamw_part {
     struct tensor *value, *m, *v; /* F32 [n] */
     const struct tensor *grad;    /* F32 [n] */
@@ -244,9 +256,7 @@ struct device {
     void (*weight_refresh)(struct device *d, struct weight *w, const struct tensor *values);
 
     void (*copy)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n);
-    /* y[y_row + i][y_col + j] = by * x[x_row + i][x_col + j] for i < rows, j < cols; rows are as wide as the tensors */
-    void (*copy_block)(struct device *d, struct tensor *y, int64_t y_row, int64_t y_col, const struct tensor *x,
-                       int64_t x_row, int64_t x_col, int64_t rows, int64_t cols, float by);
+    void (*copy_blocks)(struct device *d, const struct block_copy *b, size_t n); /* in any order */
     void (*fill)(struct device *d, struct tensor *y, float value, int64_t n);
     void (*scale)(struct device *d, struct tensor *y, float by, int64_t n); /* y *= by */
     /* y[i] = kept ? y[i] / (1 - p) : 0; element i is kept by the draw at position first + i of the stream */
@@ -293,8 +303,10 @@ struct device {
     void (*cross_entropy)(struct device *d, struct tensor *loss /* F32 [n] */, struct tensor *logits /* F32 [n, V] */,
                           const struct tensor *target /* I32 [n] */, float scale, int n, int vocab);
 
-    /* out[at] += sum of squares in double-then-float, fixed order: the pieces of the global norm */
-    void (*sum_squares)(struct device *d, struct tensor *out /* F32 */, int at, const struct tensor *x, int64_t n);
+    /* out[at] += the sum of squares of each of n whole tensors, one after the other, in double-then-float, fixed
+     * order: the pieces of the global norm */
+    void (*sum_squares)(struct device *d, struct tensor *out /* F32 */, int at, const struct tensor *const *x,
+                        size_t n);
     /* AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW: value *= 1 - lr * decay; then the bias-corrected step. */
     void (*adamw)(struct device *d, const struct adamw_args *a);
 };

@@ -71,15 +71,20 @@ static void copy(struct device *d, struct tensor *y, const struct tensor *x, int
     copy_spans(cpu_of(d), &(struct spans){ f32(y), f32(x), 0, n });
 }
 
-static void copy_block(struct device *d, struct tensor *y, int64_t y_row, int64_t y_col, const struct tensor *x,
-                       int64_t x_row, int64_t x_col, int64_t rows, int64_t cols, float by)
+static void copy_blocks(struct device *d, const struct block_copy *b, size_t n)
 {
-    want_copy_block(y, y_row, y_col, x, x_row, x_col, rows, cols);
-    for (int64_t i = 0; !cpu_of(d)->failed && i < rows; i++) {
-        float *to = f32(y) + (y_row + i) * y->cols + y_col;
-        const float *from = f32(x) + (x_row + i) * x->cols + x_col;
-        for (int64_t j = 0; j < cols; j++)
-            to[j] = by * from[j];
+    want_copy_blocks(b, n);
+    for (const struct block_copy *end = b + n; !cpu_of(d)->failed && b < end; b++) {
+        size_t size = dtype_size(b->y->dtype);
+        for (int64_t i = 0; i < b->rows; i++) {
+            int64_t to = (b->y_row + i) * b->y->cols + b->y_col, from = (b->x_row + i) * b->x->cols + b->x_col;
+            if (b->by == 1)
+                memcpy((char *)b->y->data + (size_t)to * size, (const char *)b->x->data + (size_t)from * size,
+                       (size_t)b->cols * size);
+            else
+                for (int64_t j = 0; j < b->cols; j++)
+                    f32(b->y)[to + j] = b->by * f32(b->x)[from + j];
+        }
     }
 }
 
@@ -335,12 +340,12 @@ static void cross_entropy(struct device *d, struct tensor *loss, struct tensor *
     c->train->cross_entropy(c, f32(loss), f32(logits), i32(target), by, n, vocab);
 }
 
-static void sum_squares(struct device *d, struct tensor *out, int at, const struct tensor *x, int64_t n)
+static void sum_squares(struct device *d, struct tensor *out, int at, const struct tensor *const *x, size_t n)
 {
     struct cpu *c = cpu_of(d);
     want_sum_squares(out, at, x, n);
-    if (!c->failed)
-        f32(out)[at] += (float)c->train->sum_squares(c, f32(x), n);
+    for (size_t i = 0; i < n && !c->failed; i++)
+        f32(out)[at] += (float)c->train->sum_squares(c, f32(x[i]), x[i]->rows * x[i]->cols);
 }
 
 static void adamw(struct device *d, const struct adamw_args *a)

@@ -45,15 +45,32 @@ static void copy(device *d, tensor *y, const tensor *x, int64_t n)
         cuda_note(c, rt_copy(c->r, y->data, x->data, static_cast<size_t>(n) * 4, &e), e);
 }
 
-static void copy_block(device *d, tensor *y, int64_t y_row, int64_t y_col, const tensor *x, int64_t x_row,
-                       int64_t x_col, int64_t rows, int64_t cols, float by)
+static void copy_blocks(device *d, const block_copy *b, size_t n)
 {
     cuda *c = of(d);
-    want_copy_block(y, y_row, y_col, x, x_row, x_col, rows, cols);
+    want_copy_blocks(b, n);
     if (!cuda_alive(c))
         return;
-    op_copy_block(rt_stream(c->r), f32(y) + y_row * y->cols + y_col, y->cols, f32(x) + x_row * x->cols + x_col, x->cols,
-                  rows, cols, by);
+    copy_op o = {};
+    for (size_t i = 0; i < n; i++) {
+        size_t size = size_of(b[i].y->dtype);
+        if (b[i].rows > 0 && b[i].cols > 0)
+            o.block[o.blocks++] = {
+                static_cast<char *>(b[i].y->data) + static_cast<size_t>(b[i].y_row * b[i].y->cols + b[i].y_col) * size,
+                static_cast<char *>(b[i].x->data) + static_cast<size_t>(b[i].x_row * b[i].x->cols + b[i].x_col) * size,
+                b[i].y->cols,
+                b[i].x->cols,
+                b[i].rows,
+                b[i].cols,
+                0,
+                static_cast<int>(size),
+                b[i].by
+            };
+        if (o.blocks == LIST_MAX || i + 1 == n) {
+            op_copy_blocks(rt_stream(c->r), o);
+            o.blocks = 0;
+        }
+    }
     cuda_launched(c);
 }
 
@@ -351,16 +368,24 @@ static void cross_entropy(device *d, tensor *loss, tensor *logits, const tensor 
     cuda_launched(c);
 }
 
-static void sum_squares(device *d, tensor *out, int at, const tensor *x, int64_t n)
+static void sum_squares(device *d, tensor *out, int at, const tensor *const *x, size_t n)
 {
     cuda *c = of(d);
     want_sum_squares(out, at, x, n);
     if (!cuda_alive(c))
         return;
-    double *pieces = static_cast<double *>(cuda_scratch(c, SQUARES_BLOCKS * sizeof(double)));
+    double *pieces = static_cast<double *>(cuda_scratch(c, LIST_MAX * SQUARES_BLOCKS * sizeof(double)));
     if (!pieces)
         return;
-    op_sum_squares(rt_stream(c->r), f32(out) + at, f32(x), n, pieces);
+    squares_op o = {};
+    o.out = f32(out) + at;
+    for (size_t i = 0; i < n; i++) {
+        o.tensor[o.tensors++] = { f32(x[i]), x[i]->rows * x[i]->cols, 0, 0 };
+        if (o.tensors == LIST_MAX || i + 1 == n) {
+            op_sum_squares(rt_stream(c->r), o, pieces);
+            o.tensors = 0;
+        }
+    }
     cuda_launched(c);
 }
 
@@ -381,7 +406,7 @@ static void adamw(device *d, const adamw_args *a)
     for (size_t i = 0; i < a->parts; i++) {
         const adamw_part &p = a->part[i];
         o.tensor[o.tensors++] = { f32(p.value), f32(p.m), f32(p.v), f32(p.grad), p.n, 0, 1 - a->lr * p.decay };
-        if (o.tensors == ADAMW_TENSORS || i + 1 == a->parts) {
+        if (o.tensors == LIST_MAX || i + 1 == a->parts) {
             op_adamw(rt_stream(c->r), o);
             o.tensors = 0;
         }

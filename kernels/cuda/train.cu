@@ -19,20 +19,38 @@ static __device__ __forceinline__ int64_t flat_index()
 
 /* ---- element by element ---- */
 
-static __global__ void __launch_bounds__(FLAT_THREADS)
-    copy_block_flat(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t n, int64_t cols, float by)
+/* Which of a list's entries a block works for: the last that begins at or before it. */
+template <class L> static __device__ __forceinline__ int entry_of(const L *list, int n)
 {
-    int64_t i = flat_index();
-    if (i < n)
-        y[i / cols * y_stride + i % cols] = by * x[i / cols * x_stride + i % cols];
+    int i = 0;
+    while (i + 1 < n && list[i + 1].first_block <= static_cast<int64_t>(blockIdx.x))
+        i++;
+    return i;
 }
 
-void op_copy_block(stream_t st, float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows,
-                   int64_t cols, float by)
+static __global__ void __launch_bounds__(FLAT_THREADS) copy_pieces(copy_op o)
 {
-    int64_t n = rows * cols;
-    if (n > 0)
-        LAUNCH(copy_block_flat, blocks_of(n, FLAT_THREADS), FLAT_THREADS, 0, st, y, y_stride, x, x_stride, n, cols, by);
+    const auto &b = o.block[entry_of(o.block, o.blocks)];
+    each_of_piece(
+        static_cast<unsigned>(blockIdx.x - b.first_block), b.rows * b.cols, [](int64_t i) { return i; },
+        [&](int64_t i, int64_t) {
+            int64_t row = i / b.cols, to = row * b.y_stride + i % b.cols, from = row * b.x_stride + i % b.cols;
+            if (b.size == 2)
+                static_cast<uint16_t *>(b.y)[to] = static_cast<const uint16_t *>(b.x)[from];
+            else
+                static_cast<float *>(b.y)[to] = b.by * static_cast<const float *>(b.x)[from];
+        });
+}
+
+void op_copy_blocks(stream_t st, copy_op &o)
+{
+    int64_t blocks = 0;
+    for (int i = 0; i < o.blocks; i++) {
+        o.block[i].first_block = blocks;
+        blocks += flat_pieces(o.block[i].rows * o.block[i].cols);
+    }
+    if (blocks > 0)
+        LAUNCH(copy_pieces, static_cast<unsigned>(blocks), FLAT_THREADS, 0, st, o);
 }
 
 static __global__ void __launch_bounds__(FLAT_THREADS) fill_flat(float *y, float value, int64_t n)
@@ -566,49 +584,56 @@ void op_cross_entropy(stream_t st, float *loss, float *logits, const int32_t *ta
 }
 
 /* The number of blocks follows from n, not from the chip: the order of the sum is part of the result. */
-static __global__ void __launch_bounds__(ROW_THREADS) square_pieces(double *pieces, const float *x, int64_t n)
+static __global__ void __launch_bounds__(ROW_THREADS) square_pieces(squares_op o, double *pieces)
 {
     SHARED(double, sums, WARPS);
+    const auto &t = o.tensor[entry_of(o.tensor, o.tensors)];
     double sum = 0;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * ROW_THREADS + threadIdx.x; i < n;
-         i += static_cast<int64_t>(gridDim.x) * ROW_THREADS)
-        sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    for (int64_t i = (blockIdx.x - t.first_block) * static_cast<int64_t>(ROW_THREADS) + threadIdx.x; i < t.n;
+         i += t.blocks * static_cast<int64_t>(ROW_THREADS))
+        sum += static_cast<double>(t.x[i]) * static_cast<double>(t.x[i]);
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0)
         pieces[blockIdx.x] = sum;
 }
 
-static __global__ void __launch_bounds__(ROW_THREADS) add_squares(float *out, const double *pieces, int n)
+static __global__ void __launch_bounds__(ROW_THREADS) add_squares(squares_op o, const double *pieces)
 {
     SHARED(double, sums, WARPS);
-    double sum = block_sum(static_cast<int>(threadIdx.x) < n ? pieces[threadIdx.x] : 0.0, sums);
-    if (threadIdx.x == 0)
-        *out += static_cast<float>(sum);
+    for (int i = 0; i < o.tensors; i++) {
+        const auto &t = o.tensor[i];
+        int at = static_cast<int>(threadIdx.x);
+        double sum = block_sum(at < t.blocks ? pieces[t.first_block + at] : 0.0, sums);
+        if (at == 0)
+            *o.out += static_cast<float>(sum);
+    }
 }
 
 static_assert(int(SQUARES_BLOCKS) == int(ROW_THREADS), "a thread for each piece");
 
-void op_sum_squares(stream_t st, float *out, const float *x, int64_t n, double *scratch)
+void op_sum_squares(stream_t st, squares_op &o, double *scratch)
 {
-    int64_t blocks = (n + 16 * ROW_THREADS - 1) / (16 * ROW_THREADS);
-    if (blocks > SQUARES_BLOCKS)
-        blocks = SQUARES_BLOCKS;
-    if (n <= 0)
+    int blocks = 0;
+    for (int i = 0; i < o.tensors; i++) {
+        auto &t = o.tensor[i];
+        int64_t n = (t.n + 16 * ROW_THREADS - 1) / (16 * ROW_THREADS);
+        t.blocks = n < SQUARES_BLOCKS ? static_cast<int>(n) : int(SQUARES_BLOCKS);
+        t.first_block = blocks;
+        blocks += t.blocks;
+    }
+    if (blocks == 0)
         return;
-    LAUNCH(square_pieces, static_cast<unsigned>(blocks), ROW_THREADS, 0, st, scratch, x, n);
-    LAUNCH(add_squares, 1, ROW_THREADS, 0, st, out, scratch, static_cast<int>(blocks));
+    LAUNCH(square_pieces, static_cast<unsigned>(blocks), ROW_THREADS, 0, st, o, scratch);
+    LAUNCH(add_squares, 1, ROW_THREADS, 0, st, o, scratch);
 }
 
 enum { ADAMW_PIECE = 8 * FLAT_THREADS };
-static_assert(sizeof(adamw_op) <= 4096, "what a kernel's arguments may be");
+static_assert(sizeof(adamw_op) <= 4096 && sizeof(copy_op) <= 4096, "what a kernel's arguments may be");
 
 /* A block takes a piece of one tensor. */
 static __global__ void __launch_bounds__(FLAT_THREADS) adamw_pieces(adamw_op o)
 {
-    int t = 0;
-    while (t + 1 < o.tensors && o.tensor[t + 1].first_block <= blockIdx.x)
-        t++;
-    const auto &x = o.tensor[t];
+    const auto &x = o.tensor[entry_of(o.tensor, o.tensors)];
     int64_t from = (blockIdx.x - x.first_block) * ADAMW_PIECE,
             to = from + ADAMW_PIECE < x.n ? from + ADAMW_PIECE : x.n - PLANTED(PLANT_PIECE);
     for (int64_t i = from + threadIdx.x; i < to; i += FLAT_THREADS) {

@@ -6,8 +6,21 @@
 
 #include "kernels/cuda/ops.h"
 
-void op_copy_block(stream_t st, float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows,
-                   int64_t cols, float by);
+/* Lists travel as a kernel's argument, which has 4 KB: so many tensors, or blocks of them, a launch. first_block is for
+ * the operation itself. */
+enum { LIST_MAX = 48 };
+
+struct copy_op {
+    int blocks;
+    struct {
+        void *y;
+        const void *x;
+        int64_t y_stride, x_stride, rows, cols, first_block; /* strides in elements */
+        int size;                                            /* of an element: 2 or 4; by is of 4 */
+        float by;
+    } block[LIST_MAX];
+};
+void op_copy_blocks(stream_t st, copy_op &o);
 void op_fill(stream_t st, float *y, float value, int64_t n);
 void op_scale(stream_t st, float *y, float by, int64_t n);
 void op_dropout(stream_t st, float *y, float p, const uint32_t key[2], const uint32_t stream[2], uint64_t first,
@@ -49,21 +62,29 @@ void op_attend_backward(stream_t st, const attend_op &o, float *dqkv, const floa
 void op_attend_varlen_backward(stream_t st, const attend_op &o, float *dqkv, const float *dout, void *scratch);
 
 void op_cross_entropy(stream_t st, float *loss, float *logits, const int32_t *target, float scale, int n, int vocab);
-/* *out += ; scratch: SQUARES_BLOCKS doubles */
+/* *out += , tensor after tensor; scratch: SQUARES_BLOCKS doubles a tensor */
 enum { SQUARES_BLOCKS = 256 };
-void op_sum_squares(stream_t st, float *out, const float *x, int64_t n, double *scratch);
+struct squares_op {
+    float *out;
+    int tensors;
+    struct {
+        const float *x;
+        int64_t n;
+        int first_block, blocks;
+    } tensor[LIST_MAX];
+};
+void op_sum_squares(stream_t st, squares_op &o, double *scratch);
 
-/* A step of up to ADAMW_TENSORS tensors in one launch; they travel as the kernel's argument, which has 4 KB. */
-enum { ADAMW_TENSORS = 64 };
+/* A step of all tensors of the list in one launch. */
 struct adamw_op {
     float grad_scale, rate, beta1, beta2, bias2_sqrt, eps; /* rate: lr / bias1 */
     int tensors;
     struct {
         float *value, *m, *v;
         const float *grad;
-        int64_t n, first_block; /* first_block: op_adamw's */
-        float keep;             /* 1 - lr decay */
-    } tensor[ADAMW_TENSORS];
+        int64_t n, first_block;
+        float keep; /* 1 - lr decay */
+    } tensor[LIST_MAX];
 };
 void op_adamw(stream_t st, adamw_op &o);
 

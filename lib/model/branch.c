@@ -347,8 +347,10 @@ static void copy_pages(struct branches *b, const struct branch *s, const int32_t
     int64_t to = (int64_t)row[s->from / KV_PAGE] * KV_PAGE, from = (int64_t)s->copy_page * KV_PAGE;
     int64_t cols = d->tensor_cols(b->kv.k[0]);
     for (int l = 0; l < b->kv.layers; l++) {
-        d->copy_block(d, b->kv.k[l], to, 0, b->kv.k[l], from, 0, s->copy_rows, cols, 1);
-        d->copy_block(d, b->kv.v[l], to, 0, b->kv.v[l], from, 0, s->copy_rows, cols, 1);
+        struct tensor *k = b->kv.k[l], *v = b->kv.v[l];
+        const struct block_copy both[] = { { k, to, 0, k, from, 0, s->copy_rows, cols, 1 },
+                                           { v, to, 0, v, from, 0, s->copy_rows, cols, 1 } };
+        d->copy_blocks(d, both, 2);
     }
 }
 

@@ -84,8 +84,8 @@ void branch_forward(struct trainable *t, struct branch *b, struct tensor *y, con
 /* dx += way back; gradients of A and B grow. */
 void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, const struct tensor *dy,
                      const struct tensor *x, int rows, uint64_t draw);
-void branch_refresh(struct trainable *t, struct branch *b); /* stacks follow the parameters */
-void branch_collect(struct trainable *t, struct branch *b); /* gradients of the parameters from those of the stacks */
+void branches_refresh(struct trainable *t); /* stacks follow the parameters */
+void branches_collect(struct trainable *t); /* gradients of the parameters from those of the stacks */
 void branch_zero(struct trainable *t, struct branch *b);
 int lora_load(struct trainable *t, const char *dir, struct err *e);
 

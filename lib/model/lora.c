@@ -63,32 +63,50 @@ void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, c
 
 /* ---- stacks and parameters: part i of A lies at rows at .. at + r, its B at [first, at] scaled ---- */
 
-void branch_refresh(struct trainable *t, struct branch *b)
+/* A copy for each A and B of every branch, from the parameter or its gradient to the stacks or back. */
+static struct block_copy *blocks_of_branches(const struct trainable *t, bool grad, size_t *n)
 {
-    struct device *d = t->m->d;
     float by = (float)lora_scaling(&t->lora);
-    for (int i = 0, at = 0; i < b->nparts; i++) {
-        if (!b->a[i])
-            continue;
-        d->copy_block(d, b->av, at, 0, b->a[i]->value, 0, 0, b->a[i]->rows, b->in, 1);
-        d->copy_block(d, b->bv, b->first[i], at, b->b[i]->value, 0, 0, b->b[i]->rows, b->b[i]->cols, by);
-        at += (int)b->a[i]->rows;
+    struct block_copy *c = xcalloc(2 * PARAM_PARTS * t->nbranches + 1, sizeof *c);
+    *n = 0;
+    for (size_t k = 0; k < t->nbranches; k++) {
+        const struct branch *b = t->branch[k];
+        for (int i = 0, at = 0; i < b->nparts; i++) {
+            const struct param *pa = b->a[i], *pb = b->b[i];
+            if (!pa)
+                continue;
+            if (grad) {
+                c[(*n)++] = (struct block_copy){ pa->grad, 0, 0, b->ag, at, 0, pa->rows, b->in, 1 };
+                c[(*n)++] = (struct block_copy){ pb->grad, 0, 0, b->bg, b->first[i], at, pb->rows, pb->cols, by };
+            } else {
+                c[(*n)++] = (struct block_copy){ b->av, at, 0, pa->value, 0, 0, pa->rows, b->in, 1 };
+                c[(*n)++] = (struct block_copy){ b->bv, b->first[i], at, pb->value, 0, 0, pb->rows, pb->cols, by };
+            }
+            at += (int)pa->rows;
+        }
     }
-    d->weight_refresh(d, b->aw, b->av);
-    d->weight_refresh(d, b->bw, b->bv);
+    return c;
 }
 
-void branch_collect(struct trainable *t, struct branch *b)
+void branches_refresh(struct trainable *t)
 {
     struct device *d = t->m->d;
-    float by = (float)lora_scaling(&t->lora);
-    for (int i = 0, at = 0; i < b->nparts; i++) {
-        if (!b->a[i])
-            continue;
-        d->copy_block(d, b->a[i]->grad, 0, 0, b->ag, at, 0, b->a[i]->rows, b->in, 1);
-        d->copy_block(d, b->b[i]->grad, 0, 0, b->bg, b->first[i], at, b->b[i]->rows, b->b[i]->cols, by);
-        at += (int)b->a[i]->rows;
+    size_t n;
+    struct block_copy *c = blocks_of_branches(t, false, &n);
+    d->copy_blocks(d, c, n);
+    for (size_t i = 0; i < t->nbranches; i++) {
+        d->weight_refresh(d, t->branch[i]->aw, t->branch[i]->av);
+        d->weight_refresh(d, t->branch[i]->bw, t->branch[i]->bv);
     }
+    free(c);
+}
+
+void branches_collect(struct trainable *t)
+{
+    size_t n;
+    struct block_copy *c = blocks_of_branches(t, true, &n);
+    t->m->d->copy_blocks(t->m->d, c, n);
+    free(c);
 }
 
 void branch_zero(struct trainable *t, struct branch *b)

@@ -149,8 +149,9 @@ void split_logits(struct trainable *t, int n)
     int64_t first = t->o.rows_from, rows = s->param->rows;
     d->linear(d, t->base_logits, t->hn, s->base, NULL, n, false);
     d->linear(d, t->own_logits, t->hn, s->own, NULL, n, false);
-    d->copy_block(d, t->logits, 0, 0, t->base_logits, 0, 0, n, first, 1);
-    d->copy_block(d, t->logits, 0, first, t->own_logits, 0, 0, n, rows, 1);
+    const struct block_copy both[] = { { t->logits, 0, 0, t->base_logits, 0, 0, n, first, 1 },
+                                       { t->logits, 0, first, t->own_logits, 0, 0, n, rows, 1 } };
+    d->copy_blocks(d, both, 2);
 }
 
 void split_logits_backward(struct trainable *t, int n)
@@ -158,8 +159,9 @@ void split_logits_backward(struct trainable *t, int n)
     struct device *d = t->m->d;
     const struct split *s = head_of(t);
     int64_t first = t->o.rows_from, rows = s->param->rows;
-    d->copy_block(d, t->base_logits, 0, 0, t->logits, 0, 0, n, first, 1);
-    d->copy_block(d, t->own_logits, 0, 0, t->logits, 0, first, n, rows, 1);
+    const struct block_copy both[] = { { t->base_logits, 0, 0, t->logits, 0, 0, n, first, 1 },
+                                       { t->own_logits, 0, 0, t->logits, 0, first, n, rows, 1 } };
+    d->copy_blocks(d, both, 2);
     d->linear_dx(d, t->dhn, t->base_logits, s->base, n, false);
     d->linear_dx(d, t->dhn, t->own_logits, s->own, n, true);
     d->linear_dw(d, s->param->grad, NULL, t->own_logits, t->hn, n, (int)rows, t->m->c.hidden);

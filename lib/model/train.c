@@ -201,8 +201,12 @@ struct param *trainable_param(struct trainable *t, size_t i)
 void trainable_zero(struct trainable *t)
 {
     struct device *d = t->m->d;
-    for (size_t i = 0; i < t->nparams; i++)
-        d->fill(d, t->param[i]->grad, 0, t->param[i]->rows * t->param[i]->cols);
+    for (size_t i = 0; i < t->nparams; i++) {
+        const struct param *p = t->param[i];
+        /* the gradients of a branch grow in its stacks: those of its parameters are copies of a pass */
+        if (!t->o.lora || p == t->split_embed.param || p == t->split_head.param)
+            d->fill(d, p->grad, 0, p->rows * p->cols);
+    }
     for (size_t i = 0; i < t->nbranches; i++)
         branch_zero(t, t->branch[i]);
 }
@@ -211,8 +215,7 @@ void trainable_refresh(struct trainable *t)
 {
     struct model *m = t->m;
     struct device *d = m->d;
-    for (size_t i = 0; i < t->nbranches; i++)
-        branch_refresh(t, t->branch[i]);
+    branches_refresh(t);
     split_refresh(t);
     if (t->o.lora)
         return;
@@ -385,8 +388,7 @@ int trainable_pass(struct trainable *t, const struct train_batch *b, float scale
         return -1;
     if (scale != 0) {
         backward(t, b);
-        for (size_t i = 0; i < t->nbranches; i++)
-            branch_collect(t, t->branch[i]);
+        branches_collect(t);
     }
     return t->m->d->sync(t->m->d, e);
 }

@@ -103,7 +103,7 @@ int trainable_logits(struct trainable *t, const struct train_batch *b, int first
  * multiplied. What is computed again is not counted again. */
 double trainable_flops(const struct trainable *t, const struct train_batch *b);
 
-void trainable_zero(struct trainable *t);    /* grad = 0 */
+void trainable_zero(struct trainable *t);    /* the next pass adds to 0 */
 void trainable_refresh(struct trainable *t); /* values have changed: what multiplies follows them */
 
 /* A whole tensor of the checkpoint as it stands now (with LoRA and merge: W + scaling B A, summed in double), in F32,

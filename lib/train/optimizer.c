@@ -74,11 +74,13 @@ void optimizer_close(struct optimizer *o)
 int optimizer_norm(struct optimizer *o, double *norm, struct err *e)
 {
     float sum = 0;
+    size_t n = trainable_params(o->t);
+    const struct tensor **grad = xcalloc(n + 1, sizeof *grad);
+    for (size_t i = 0; i < n; i++)
+        grad[i] = o->part[i].grad;
     o->d->fill(o->d, o->sum, 0, 1);
-    for (size_t i = 0; i < trainable_params(o->t); i++) {
-        const struct param *p = trainable_param(o->t, i);
-        o->d->sum_squares(o->d, o->sum, 0, p->grad, p->rows * p->cols);
-    }
+    o->d->sum_squares(o->d, o->sum, 0, grad, n);
+    free(grad);
     if (o->d->tensor_read(o->d, o->sum, 0, &sum, 1, e) < 0)
         return -1;
     *norm = sqrt((double)sum);

@@ -67,7 +67,10 @@ static void run_moves(struct device *d, const struct problem *p, struct result *
     struct tensor *x = random_tensor(d, &s, 5, n, 1), *y = random_tensor(d, &s, 7, n + 2, 1);
     struct tensor *wide = random_tensor(d, &s, 9, n, 1), *dropped = random_tensor(d, &s, 5, n, 1);
     struct tensor *index = ints_of(d, 1, 5, (const int32_t[]){ 8, 0, 3, 1, 7 });
-    d->copy_block(d, y, 1, 2, x, 1, 0, 4, n, -0.5f);
+    const struct block_copy blocks[] = { { y, 1, 2, x, 1, 0, 4, n, -0.5f },
+                                         { y, 6, 0, x, 0, 0, 1, n, 1 },
+                                         { y, 0, n + 2, x, 0, 0, 4, 0, 1 } };
+    d->copy_blocks(d, blocks, 3);
     d->scale(d, x, 3, 2 * (int64_t)n);
     d->scatter_rows(d, wide, x, index, 5, n);
     d->fill(d, x, 2.5f, n);
@@ -147,8 +150,34 @@ static void optimizer(struct device *d, struct device *o)
     device_close(fast);
 }
 
+/* Rows of a bf16 cache within the cache, and more blocks than a launch takes. */
+static void moves_of_pages(struct device *d, struct device *o)
+{
+    enum { ROWS = 128, COLS = 6 };
+    uint16_t v[ROWS * COLS];
+    struct block_copy b[ROWS];
+    struct device *each[] = { d, o };
+    uint16_t *got[2];
+    for (int i = 0; i < ROWS * COLS; i++)
+        v[i] = (uint16_t)i;
+    for (int k = 0; k < 2; k++) {
+        struct tensor *t = tensor_of(each[k], DTYPE_BF16, ROWS, COLS, v);
+        for (int i = 0; i < ROWS; i++)
+            b[i] = (struct block_copy){ t, i, 0, t, i / 2 * 2 + 1, 0, i % 2 == 0, COLS - i % 3, 1 };
+        each[k]->copy_blocks(each[k], b, ROWS);
+        got[k] = back(each[k], t, sizeof *got[k]);
+        each[k]->tensor_free(each[k], t);
+    }
+    for (int i = 0; i < ROWS * COLS; i++)
+        if (got[0][i] != got[1][i])
+            note_mismatch("element %d of a bf16 tensor: got %d want %d", i, got[0][i], got[1][i]);
+    free(got[0]);
+    free(got[1]);
+}
+
 static void moves(struct device *d, struct device *o)
 {
+    moves_of_pages(d, o);
     for (int i = 0; i < SIZES; i++)
         compare(d, o, run_moves, &(struct problem){ "moves", 5, sizes[i], 0 }, 0);
 }

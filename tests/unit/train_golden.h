@@ -276,8 +276,8 @@ static inline float global_norm(struct trainable *t, struct device *d)
     float s = 0;
     assert_ok(d->tensor_new(d, &sum, DTYPE_F32, 1, 1, "norm", &e));
     for (size_t i = 0; i < trainable_params(t); i++) {
-        struct param *p = trainable_param(t, i);
-        d->sum_squares(d, sum, 0, p->grad, p->rows * p->cols);
+        const struct tensor *grad = trainable_param(t, i)->grad;
+        d->sum_squares(d, sum, 0, &grad, 1);
     }
     assert_ok(d->tensor_read(d, sum, 0, &s, 1, &e));
     d->tensor_free(d, sum);
