@@ -35,7 +35,9 @@ static __global__ void __launch_bounds__(FLAT_THREADS) copy_pieces(copy_op o)
         static_cast<unsigned>(blockIdx.x - b.first_block), b.rows * b.cols, [](int64_t i) { return i; },
         [&](int64_t i, int64_t) {
             int64_t row = i / b.cols, to = row * b.y_stride + i % b.cols, from = row * b.x_stride + i % b.cols;
-            if (b.size == 2)
+            if (b.size == 1)
+                static_cast<uint8_t *>(b.y)[to] = static_cast<const uint8_t *>(b.x)[from];
+            else if (b.size == 2)
                 static_cast<uint16_t *>(b.y)[to] = static_cast<const uint16_t *>(b.x)[from];
             else
                 static_cast<float *>(b.y)[to] = b.by * static_cast<const float *>(b.x)[from];

@@ -16,7 +16,7 @@ struct copy_op {
         void *y;
         const void *x;
         int64_t y_stride, x_stride, rows, cols, first_block; /* strides in elements */
-        int size;                                            /* of an element: 2 or 4; by is of 4 */
+        int size;                                            /* of an element: 1, 2 or 4; by is of 4 */
         float by;
     } block[LIST_MAX];
 };

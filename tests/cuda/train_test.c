@@ -150,34 +150,35 @@ static void optimizer(struct device *d, struct device *o)
     device_close(fast);
 }
 
-/* Rows of a bf16 cache within the cache, and more blocks than a launch takes. */
-static void moves_of_pages(struct device *d, struct device *o)
+/* Rows of a cache within the cache, and more blocks than a launch takes. */
+static void moves_of_pages(struct device *d, struct device *o, enum dtype type)
 {
     enum { ROWS = 128, COLS = 6 };
     uint16_t v[ROWS * COLS];
     struct block_copy b[ROWS];
     struct device *each[] = { d, o };
-    uint16_t *got[2];
+    uint8_t *got[2];
     for (int i = 0; i < ROWS * COLS; i++)
-        v[i] = (uint16_t)i;
+        v[i] = (uint16_t)(i * 0x101);
     for (int k = 0; k < 2; k++) {
-        struct tensor *t = tensor_of(each[k], DTYPE_BF16, ROWS, COLS, v);
+        struct tensor *t = tensor_of(each[k], type, ROWS, COLS, v);
         for (int i = 0; i < ROWS; i++)
             b[i] = (struct block_copy){ t, i, 0, t, i / 2 * 2 + 1, 0, i % 2 == 0, COLS - i % 3, 1 };
         each[k]->copy_blocks(each[k], b, ROWS);
-        got[k] = back(each[k], t, sizeof *got[k]);
+        got[k] = back(each[k], t, dtype_size(type));
         each[k]->tensor_free(each[k], t);
     }
-    for (int i = 0; i < ROWS * COLS; i++)
+    for (size_t i = 0; i < ROWS * COLS * dtype_size(type); i++)
         if (got[0][i] != got[1][i])
-            note_mismatch("element %d of a bf16 tensor: got %d want %d", i, got[0][i], got[1][i]);
+            note_mismatch("byte %zu of copied pages: got %d want %d", i, got[0][i], got[1][i]);
     free(got[0]);
     free(got[1]);
 }
 
 static void moves(struct device *d, struct device *o)
 {
-    moves_of_pages(d, o);
+    moves_of_pages(d, o, DTYPE_BF16);
+    moves_of_pages(d, o, DTYPE_U8);
     for (int i = 0; i < SIZES; i++)
         compare(d, o, run_moves, &(struct problem){ "moves", 5, sizes[i], 0 }, 0);
 }
