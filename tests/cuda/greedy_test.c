@@ -3,6 +3,7 @@
 #include "unit/test.h"
 
 #include "cuda/cuda_test.h"
+#include "model/branch.h"
 #include "unit/infer_util.h"
 
 /* Two batches give the same tokens in bf16 too; there they need not be transformers', which may turn at a near tie. */
@@ -95,6 +96,43 @@ static void test_batches(void **state)
     check_batches("qwen3-bf16", true);
 }
 
+/* Sequences that part within a page: its rows are copied, whatever the cache holds. */
+static void test_branches(void **state)
+{
+    (void)state;
+    enum { LENGTH = 45, SEQS = 3, PART = 37 };
+    SKIP_WITHOUT_DEVICE();
+    for (int kind = 0; kind < 3; kind++) { /* float, bf16, e4m3 */
+        struct err e = { "" };
+        struct branches *b;
+        int32_t ids[SEQS][LENGTH];
+        float together[SEQS][LENGTH], alone[LENGTH];
+        struct score_seq seq[SEQS] = { 0 };
+        test_bf16 = kind > 0;
+        struct opened m = { .d = open_device_under_test() };
+        test_bf16 = false;
+        if (kind == 2)
+            assert_ok(device_use_fp8_cache(m.d, &e));
+        assert_ok(model_open(&m.m, "tests/golden/models/qwen3-bf16", m.d, &e));
+        for (int s = 0; s < SEQS; s++) {
+            for (int i = 0; i < LENGTH; i++)
+                ids[s][i] = 10 + i * 7 % 50 + (i >= PART ? s : 0);
+            seq[s] = (struct score_seq){ .ids = ids[s], .n = LENGTH, .first = 1, .logprob = together[s] };
+        }
+        assert_ok(branches_open(&b, m.m, &(struct branches_options){ 512, 64 }, &e));
+        assert_ok(branches_run(b, seq, SEQS, &e));
+        assert_true(branches_stats(b).computed < 2 * LENGTH);
+        for (int s = 0; s < SEQS; s++) {
+            seq[s].logprob = alone;
+            assert_ok(branches_run(b, &seq[s], 1, &e));
+            if (!real_device()) /* cuBLASLt chooses by the number of rows */
+                assert_memory_equal(alone, together[s], (LENGTH - 1) * sizeof *alone);
+        }
+        branches_close(b);
+        close_opened(&m);
+    }
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -109,6 +147,6 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_greedy), cmocka_unit_test(test_batches),
-                                        cmocka_unit_test(test_refused) };
+                                        cmocka_unit_test(test_branches), cmocka_unit_test(test_refused) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
