@@ -222,6 +222,12 @@ static __device__ __forceinline__ int next_stage(int j)
     return (j + (PLANTED(PLANT_NO_REFILL_GUARD) ? 0 : 1)) % STAGES;
 }
 
+/* Of a multiprocessor, whose registers are shared: narrow heads leave some for a second block. */
+static constexpr int blocks_at_once(int hd)
+{
+    return hd <= 64 ? 2 : 1;
+}
+
 /* ---- forward ---- */
 
 template <int HD> struct softmax_state {
@@ -285,7 +291,7 @@ static __device__ __forceinline__ rows_at find_packed(const attend_op &o, int gr
     return find_rows(o, group, static_cast<int>(gridDim.x - 1 - blockIdx.x));
 }
 
-template <int HD> static __global__ void __launch_bounds__(THREADS) attend_forward(varlen a)
+template <int HD> static __global__ void __launch_bounds__(THREADS, blocks_at_once(HD)) attend_forward(varlen a)
 {
     SHARED_DYNAMIC(raw);
     forward_memory<HD> *mem = reinterpret_cast<forward_memory<HD> *>(raw);
@@ -368,7 +374,7 @@ static __device__ __forceinline__ void score_back(float &s, float &dp, bool seen
     dp = s * (dp - delta);
 }
 
-template <int HD> static __global__ void __launch_bounds__(THREADS) attend_back_queries(varlen a)
+template <int HD> static __global__ void __launch_bounds__(THREADS, blocks_at_once(HD)) attend_back_queries(varlen a)
 {
     SHARED_DYNAMIC(raw);
     queries_memory<HD> *mem = reinterpret_cast<queries_memory<HD> *>(raw);
