@@ -1,4 +1,5 @@
 /* train - a model out of rows: LoRA or full, from a checkpoint or from nothing. See latent-train(1). */
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,25 +100,49 @@ static const struct opt opts[] = {
 
 /* ---- presets: NAME VALUE a line, # comments ---- */
 
-/* A file, or the name of one that ships with the programs: installed among their data, in a checkout in pipelines. */
-static char *find_preset(const char *name)
+/* The folder of those that ship with the programs: installed among their data, in a checkout in pipelines. */
+static char *preset_dir(void)
 {
     static const char *const place[] = { "../pipelines/presets", "../../../pipelines/presets" /* build/asan/bin */ };
-    if (file_exists(name) || strchr(name, '/'))
-        return xstrdup(name);
-    char *below = path_join("presets", name), *path = path_of_data(below), *program = path_of_program();
-    for (size_t i = 0; i < sizeof place / sizeof *place && !file_exists(path); i++) {
-        char *dir = path_join(program, place[i]);
-        free(path);
-        path = path_join(dir, name);
+    char *dir = path_of_data("presets"), *program = path_of_program();
+    for (size_t i = 0; i < sizeof place / sizeof *place && !file_is_dir(dir); i++) {
         free(dir);
+        dir = path_join(program, place[i]);
     }
     free(program);
-    free(below);
-    if (file_exists(path))
-        return path;
-    free(path);
-    return xstrdup(name);
+    return dir;
+}
+
+static int no_preset(const char *name, const char *dir, struct err *e)
+{
+    struct buf names = BUF_INIT;
+    struct dirent **list;
+    int n = scandir(dir, &list, NULL, alphasort);
+    for (int i = 0; i < n; i++) {
+        if (list[i]->d_name[0] != '.')
+            buf_printf(&names, "%s%s", names.len ? ", " : "", list[i]->d_name);
+        free(list[i]);
+    }
+    if (n >= 0)
+        free(list);
+    err_set(e, "--preset %s: neither a file nor one of the presets: %s", name, names.len ? names.s : "none are here");
+    buf_release(&names);
+    return -1;
+}
+
+/* A file, or the name of a preset. NULL: neither. */
+static char *find_preset(const char *name, struct err *e)
+{
+    if (file_exists(name))
+        return xstrdup(name);
+    char *dir = preset_dir(), *path = path_join(dir, name);
+    if (strchr(name, '/') || !file_exists(path)) {
+        no_preset(name, dir, e);
+        free(path);
+        path = NULL;
+    }
+    free(dir);
+    return path;
 }
 
 static int read_preset(const char *path, struct err *e)
@@ -713,8 +738,8 @@ static int run(const struct tool *tool, int nfiles, char **files, struct err *e)
 {
     struct train t = { .tool = tool };
     if (o.preset) {
-        char *preset = find_preset(o.preset);
-        int bad = read_preset(preset, e);
+        char *preset = find_preset(o.preset, e);
+        int bad = preset ? read_preset(preset, e) : -1;
         free(preset);
         if (bad < 0)
             return TOOL_MISUSE;

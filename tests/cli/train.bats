@@ -179,7 +179,7 @@ folder() {
   done
   train -q -m "$(M qwen3)" --preset math_tokenskip --max-steps 1 --max-length 500 -o out/named rows
   cmp out/named/merged/model.safetensors out/math_tokenskip/merged/model.safetensors
-  fails 2 '^train: no_such: ' train -m "$(M qwen3)" --preset no_such -o x rows
+  fails 2 '^train: --preset no_such: neither a file nor one of the presets: base, .*, math_tokenskip, .*$' train -m "$(M qwen3)" --preset no_such -o x rows
   jq -e '.options | .lr == 5e-5 and .["lora-rank"] == 8 and .scheduler == "constant_with_warmup" and .accumulate == 32' out/math_tokenskip/run.json
   jq -e '.options | .method == "full" and .seed == 0 and .["raw-text"]' out/gsm8k_concise_rawtext/run.json
 }
