@@ -15,6 +15,7 @@
 #include "io/schema.h"
 #include "io/wandb.h"
 #include "model/dual.h"
+#include "model/locate.h"
 #include "model/model.h"
 #include "tools/tool.h"
 
@@ -292,13 +293,14 @@ static int check_folders(const char *dir, int *checked, struct buf *problems)
 
 static int trace(struct provenance *p, const char *file, struct buf *problems)
 {
+    static const struct provenance_models models = { model_find, model_fingerprint };
     struct buf text = BUF_INIT;
     struct provenance_report out = { .problems = problems };
     if (o.json)
         out.json = &text;
     else
         out.tree = &text;
-    provenance_trace(p, file, model_fingerprint, &out);
+    provenance_trace(p, file, &models, &out);
     if (o.json && text.len)
         buf_putc(&text, '\n');
     fwrite(text.s ? text.s : "", 1, text.len, stdout);
@@ -369,6 +371,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     if (o.gc)
         return list_garbage(nfiles, files, e);
     setenv("LATENT_HASH_CACHE", "off", 1); /* whoever checks reads */
+    setenv("HF_HUB_OFFLINE", "1", 1);      /* and fetches nothing: models are those of the cache */
     struct provenance *p = provenance_new();
     for (size_t i = 0; i < o.all.n; i++)
         provenance_add_tree(p, o.all.v[i]);

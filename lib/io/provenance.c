@@ -22,6 +22,12 @@ struct provenance {
     size_t nbuckets;
     struct buf problems;
     int nproblems;
+    struct fresh *fresh; /* fingerprints of folders as they are now: many runs use one model */
+    size_t nfresh;
+};
+
+struct fresh {
+    char *dir, hash[HASH_HEX];
 };
 
 struct provenance *provenance_new(void)
@@ -39,6 +45,9 @@ void provenance_free(struct provenance *p)
         free(p->entry[i].folder);
         manifest_release(&p->entry[i].m);
     }
+    for (size_t i = 0; i < p->nfresh; i++)
+        free(p->fresh[i].dir);
+    free(p->fresh);
     free(p->entry);
     free(p->bucket);
     buf_release(&p->problems);
@@ -435,17 +444,11 @@ int provenance_check_shards(const struct provenance *p, struct buf *problems)
 struct walk {
     struct provenance *p;
     struct provenance_report *out;
-    provenance_model_fn *fingerprint;
+    const struct provenance_models *models; /* or NULL */
     const char *root;       /* where the walk began */
     char (*seen)[HASH_HEX]; /* keys walked already: a shared input is listed once */
     size_t nseen, seen_cap;
-    struct fresh *fresh; /* fingerprints of folders as they are now: many runs use one model */
-    size_t nfresh;
     int of_model; /* depth of the inputs of the model folder that is being followed */
-};
-
-struct fresh {
-    char *dir, hash[HASH_HEX];
 };
 
 static void problem(struct walk *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -520,27 +523,33 @@ static void walk_manifest(struct walk *w, int depth, const char *name, const str
 static const char *fingerprint_now(struct walk *w, const char *dir)
 {
     struct err e = { "" };
-    for (size_t i = 0; i < w->nfresh; i++)
-        if (strcmp(w->fresh[i].dir, dir) == 0)
-            return w->fresh[i].hash;
-    w->fresh = xreallocarray(w->fresh, w->nfresh + 1, sizeof *w->fresh);
-    struct fresh *f = &w->fresh[w->nfresh++];
+    struct provenance *p = w->p;
+    for (size_t i = 0; i < p->nfresh; i++)
+        if (strcmp(p->fresh[i].dir, dir) == 0)
+            return p->fresh[i].hash;
+    p->fresh = xreallocarray(p->fresh, p->nfresh + 1, sizeof *p->fresh);
+    struct fresh *f = &p->fresh[p->nfresh++];
     *f = (struct fresh){ xstrdup(dir), "" };
-    if (w->fingerprint(dir, f->hash, &e) < 0) {
+    if (w->models->fingerprint(dir, f->hash, &e) < 0) {
         f->hash[0] = '\0';
         problem(w, "%s: %s", dir, e.msg);
     }
     return f->hash;
 }
 
-/* A folder that has the model, by what its manifest says; where the run found it, first. NULL: none is known. */
-static const char *find_model(const struct walk *w, const struct manifest_model *d)
+/* A folder that has the model: what the name means, as the run took it; else one whose manifest says so. NULL: none is
+ * known. Caller frees. */
+static char *find_model(const struct walk *w, const struct manifest_model *d, bool *elsewhere)
 {
-    if (file_is_dir(d->name))
-        return d->name;
+    struct err ignore;
+    char *dir;
+    *elsewhere = false;
+    if (w->models && w->models->find(d->name, &dir, &ignore) == 0)
+        return dir;
+    *elsewhere = true;
     for (size_t i = 0; i < w->p->n; i++)
         if (w->p->entry[i].folder && strcmp(w->p->entry[i].model, d->hash) == 0)
-            return w->p->entry[i].folder;
+            return xstrdup(w->p->entry[i].folder);
     return NULL;
 }
 
@@ -556,17 +565,16 @@ static bool read_folder(struct manifest *m, const char *dir)
 static void walk_model(struct walk *w, int depth, const struct manifest_model *d)
 {
     struct manifest m;
-    const char *dir = find_model(w, d), *state = "";
-    if (!dir)
-        state = "  (not here now)";
-    else if (dir != d->name)
-        state = "  (now elsewhere)";
-    if (dir && w->fingerprint) {
+    bool elsewhere, changed = false;
+    char *dir = find_model(w, d, &elsewhere);
+    const char *state = !dir ? "  (not here now)" : elsewhere ? "  (now elsewhere)" : "";
+    if (dir && w->models) {
         const char *now = fingerprint_now(w, dir);
         if (*now && strcmp(now, d->hash) != 0) {
-            problem(w, "%s: this model folder has fingerprint %s, the run used %s: it was changed or swapped", dir, now,
-                    d->hash);
+            problem(w, "%s: this model has fingerprint %s now, the run used %s: it was changed or swapped since",
+                    elsewhere ? dir : d->name, now, d->hash);
             state = "  CHANGED";
+            changed = true;
         }
     }
     line(w, depth, "%s %s  %s%s", d->role, d->name, d->hash, state);
@@ -577,7 +585,7 @@ static void walk_model(struct walk *w, int depth, const struct manifest_model *d
         buf_puts(j, ", \"role\": ");
         json_put_cstr(j, d->role);
         buf_printf(j, ", \"fingerprint\": \"%s\", \"present\": %s", d->hash,
-                   dir && strcmp(state, "  CHANGED") != 0 ? "true" : "false");
+                   dir && !changed ? "true" : "false");
     }
     if (dir && read_folder(&m, dir)) {
         if (j)
@@ -592,6 +600,7 @@ static void walk_model(struct walk *w, int depth, const struct manifest_model *d
     }
     if (j)
         buf_puts(j, "}");
+    free(dir);
 }
 
 static void walk_input(struct walk *w, int depth, const struct manifest_input *in, const char *of)
@@ -666,23 +675,20 @@ static void walk_manifest(struct walk *w, int depth, const char *name, const str
         buf_puts(j, "]}");
 }
 
-void provenance_trace(struct provenance *p, const char *file, provenance_model_fn *fingerprint,
+void provenance_trace(struct provenance *p, const char *file, const struct provenance_models *models,
                       struct provenance_report *out)
 {
     struct walk *w = xcalloc(1, sizeof *w);
     struct manifest m;
     struct err e = { "" };
     char *path = file_is_dir(file) ? path_join(file, "run.json") : manifest_path(file);
-    *w = (struct walk){ .p = p, .out = out, .fingerprint = fingerprint, .root = file };
+    *w = (struct walk){ .p = p, .out = out, .models = models, .root = file };
     if (manifest_read(&m, path, &e) < 0) {
         problem(w, "%s", e.msg);
     } else {
         walk_manifest(w, 0, file, &m);
         manifest_release(&m);
     }
-    for (size_t i = 0; i < w->nfresh; i++)
-        free(w->fresh[i].dir);
-    free(w->fresh);
     free(w->seen);
     free(path);
     free(w);

@@ -41,8 +41,11 @@ const struct provenance_entry *provenance_find(const struct provenance *p, const
 size_t provenance_count(const struct provenance *p);
 const struct provenance_entry *provenance_at(const struct provenance *p, size_t i);
 
-/* Fingerprint of a model folder as it is now: from lib/model, which lies above this file. */
-typedef int provenance_model_fn(const char *dir, char out[33], struct err *e);
+/* From lib/model, which lies above this file. */
+struct provenance_models {
+    int (*find)(const char *name, char **dir, struct err *e);           /* the folder of a name; the caller frees it */
+    int (*fingerprint)(const char *dir, char out[33], struct err *e); /* as the folder is now */
+};
 
 /* What the walk found, one line each, indented by depth; problems in the same order, one sentence each. */
 struct provenance_report {
@@ -51,8 +54,9 @@ struct provenance_report {
     struct buf *problems; /* lines */
     int nproblems;
 };
-/* file: an artefact with its manifest beside it, or a model folder with its run.json (folder.h). */
-void provenance_trace(struct provenance *p, const char *file, provenance_model_fn *fingerprint,
+/* file: an artefact with its manifest beside it, or a model folder with its run.json (folder.h). models NULL: theirs is
+ * left alone. */
+void provenance_trace(struct provenance *p, const char *file, const struct provenance_models *models,
                       struct provenance_report *out);
 
 /* Checks one file against its manifest: hash, records, bytes, key against its own members, and its lines against the

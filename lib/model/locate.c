@@ -12,7 +12,7 @@
 
 static const char embedded[] = "embedded:";
 
-static int find_dir(const char *name, char **dir, struct err *e)
+int model_find(const char *name, char **dir, struct err *e)
 {
     if (strncmp(name, embedded, sizeof embedded - 1) != 0)
         return hub_model(name, dir, e);
@@ -36,7 +36,7 @@ int model_locate(struct model_place *p, const char *option, const char *value, c
     if (!name)
         return err_set(e, "no model: give %s%s%s", option, env ? " or set " : "", env ? env : "");
     p->name = xstrdup(name);
-    if (find_dir(name, &p->dir, e) == 0 && model_fingerprint(p->dir, p->fingerprint, e) == 0)
+    if (model_find(name, &p->dir, e) == 0 && model_fingerprint(p->dir, p->fingerprint, e) == 0)
         return 0;
     model_place_release(p);
     return -1;

@@ -14,6 +14,9 @@ struct model_place {
     char fingerprint[33]; /* model_fingerprint of it */
 };
 
+/* The folder of a name, which the caller frees; a model of the hub is downloaded if need be. */
+int model_find(const char *name, char **dir, struct err *e);
+
 /* env and fallback may be NULL; with nothing left to take, the error names the option ("--model") and env. */
 int model_locate(struct model_place *p, const char *option, const char *value, const char *env, const char *fallback,
                  struct err *e);

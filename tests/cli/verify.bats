@@ -43,6 +43,27 @@ setup() {
   verify -q --trace --json piped.jsonl | jq -e '.from[0].from[0].source == "rows.jsonl"'
 }
 
+@test "verify: the trace finds models by the names that the run had: shipped ones, and the hub's" {
+  mkdir -p data/models hub/models--org--tiny/refs hub/models--org--tiny/snapshots
+  cp -rL "$GOLDEN/models/qwen3" data/models/small
+  cp -rL "$GOLDEN/models/qwen3" hub/models--org--tiny/snapshots/0123456789012345678901234567890123456789
+  printf 0123456789012345678901234567890123456789 >hub/models--org--tiny/refs/main
+  export LATENT_DATA=$T/data HF_HUB_CACHE=$T/hub
+  collect -q -m embedded:small --max-tokens 2 -o a.jsonl q.jsonl
+  HF_HUB_OFFLINE=1 collect -q -m org/tiny --max-tokens 2 -o b.jsonl q.jsonl
+  same a.jsonl b.jsonl
+  verify -q --trace a.jsonl b.jsonl >t
+  [ "$(grep -cE '^  model (embedded:small|org/tiny)  [0-9a-f]{32}$' t)" = 2 ]
+  verify -q --trace --json a.jsonl | jq -e '.from[0] | .model == "embedded:small" and .present'
+  was=$(jq -r '.models[0].fingerprint' a.jsonl.run.json)
+  for d in data/models/small hub/models--org--tiny/snapshots/*; do jq -c '.note = 1' $d/config.json >c && mv c $d/config.json; done
+  fails 1 "embedded:small: this model has fingerprint [0-9a-f]{32} now, the run used $was: it was changed or swapped since" \
+    verify --trace a.jsonl
+  fails 1 "org/tiny: this model has fingerprint [0-9a-f]{32} now, the run used $was: " verify --trace b.jsonl
+  rm -r data/models/small
+  verify -q --trace a.jsonl | grep -qE '^  model embedded:small .*\(not here now\)$'
+}
+
 @test "verify: a planted fault of each kind is named" {
   dataset -f q.jsonl -o r.jsonl -q
   cp -r . ../keep

@@ -156,7 +156,7 @@ store_entry() {
 @test "fault: model folders" {
   fault swapped 'out/model/merged/model.safetensors: its hash is .* it was changed after it was made' \
     cp --remove-destination "$GOLDEN/models/qwen3/model.safetensors" out/model/merged/ -- out/model
-  fault swapped-trace 'out/model/merged: this model folder has fingerprint .*, the run used .*: it was changed or swapped' \
+  fault swapped-trace 'out/model/merged: this model has fingerprint .* now, the run used .*: it was changed or swapped since' \
     cp --remove-destination "$GOLDEN/models/qwen3/model.safetensors" out/model/merged/ -- --trace out/results.jsonl
   fault folder-file 'out/model/adapter/adapter_config.json: is missing, out/model/run.json has it' \
     rm out/model/adapter/adapter_config.json -- out/model
