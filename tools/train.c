@@ -1,5 +1,4 @@
 /* train - a model out of rows: LoRA or full, from a checkpoint or from nothing. See latent-train(1). */
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,15 +115,12 @@ static char *preset_dir(void)
 static int no_preset(const char *name, const char *dir, struct err *e)
 {
     struct buf names = BUF_INIT;
-    struct dirent **list;
-    int n = scandir(dir, &list, NULL, alphasort);
-    for (int i = 0; i < n; i++) {
-        if (list[i]->d_name[0] != '.')
-            buf_printf(&names, "%s%s", names.len ? ", " : "", list[i]->d_name);
-        free(list[i]);
-    }
-    if (n >= 0)
-        free(list);
+    struct file_names list = { NULL, 0 };
+    if (file_list(&list, dir, e) == 0)
+        for (size_t i = 0; i < list.n; i++)
+            if (list.v[i][0] != '.')
+                buf_printf(&names, "%s%s", names.len ? ", " : "", list.v[i]);
+    file_names_release(&list);
     err_set(e, "--preset %s: neither a file nor one of the presets: %s", name, names.len ? names.s : "none are here");
     buf_release(&names);
     return -1;

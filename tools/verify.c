@@ -44,6 +44,9 @@ static const struct opt opts[] = {
     OPT_ROW_END,
 };
 
+/* A result has two names, its own and the store's, and merged/ is listed twice: read once. */
+static struct hash_memo read_files;
+
 /* ---- model folders ---- */
 
 static bool has_file(const char *dir, const char *name)
@@ -140,7 +143,7 @@ static int check_folder(const char *dir, bool covered, struct buf *problems)
         return 1;
     }
     if (run)
-        bad += folder_check(dir, problems) + check_log(dir, problems);
+        bad += folder_check(dir, &read_files, problems) + check_log(dir, problems);
     else if (!covered)
         log_info("%s: it has no run.json, so only what it holds can be checked", dir);
     if (!model && !adapter)
@@ -398,6 +401,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
         bad += own;
     }
     provenance_free(p);
+    hash_memo_release(&read_files);
     for (char *line = problems.s, *end; line && *line; line = end + 1) {
         end = strchr(line, '\n');
         *end = '\0';

@@ -1,6 +1,7 @@
 /* file.c - see file.h. */
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -124,6 +125,38 @@ bool file_is_dir(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int file_list(struct file_names *l, const char *dir, struct err *e)
+{
+    *l = (struct file_names){ NULL, 0 };
+    DIR *d = opendir(dir);
+    if (!d)
+        return err_errno(e, "%s: cannot open", dir);
+    for (struct dirent *f; (f = readdir(d));) {
+        if (strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0)
+            continue;
+        if ((l->n & (l->n - 1)) == 0) /* at each power of two there is room for as many more */
+            l->v = xreallocarray(l->v, l->n ? 2 * l->n : 1, sizeof *l->v);
+        l->v[l->n++] = xstrdup(f->d_name);
+    }
+    closedir(d);
+    if (l->n)
+        qsort(l->v, l->n, sizeof *l->v, by_bytes);
+    return 0;
+}
+
+void file_names_release(struct file_names *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        free(l->v[i]);
+    free(l->v);
+    *l = (struct file_names){ NULL, 0 };
 }
 
 bool file_is_pipe(const char *path)

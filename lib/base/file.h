@@ -25,6 +25,15 @@ int file_write_atomic(const char *path, const void *bytes, size_t n, struct err 
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 bool file_is_pipe(const char *path); /* "-", a fifo, <(command): what can be read only once */
+
+/* Names of everything in a folder, sorted by their bytes. */
+struct file_names {
+    char **v;
+    size_t n;
+};
+int file_list(struct file_names *l, const char *dir, struct err *e); /* after -1 there is nothing to release */
+void file_names_release(struct file_names *l);
+
 /* to becomes another name of the file from (a copy where links cannot be), in one step. */
 int file_link_over(const char *from, const char *to, struct err *e);
 int file_mkdirs(const char *path, struct err *e);    /* mkdir -p; an existing folder is fine */

@@ -1,7 +1,6 @@
 /* folder.c - see folder.h. */
 #include "io/folder.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -25,71 +24,50 @@ struct folder {
 
 /* ---- lists of files ---- */
 
-struct list {
-    char **name;
-    size_t n;
-};
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static void list_release(struct list *l)
-{
-    for (size_t i = 0; i < l->n; i++)
-        free(l->name[i]);
-    free(l->name);
-}
-
 /* Everything in dir but run.json, sorted. */
-static int list_files(struct list *l, const char *dir, struct err *e)
+static int list_files(struct file_names *l, const char *dir, struct err *e)
 {
-    *l = (struct list){ NULL, 0 };
-    DIR *d = opendir(dir);
-    if (!d)
-        return err_errno(e, "%s: cannot open", dir);
-    for (struct dirent *f; (f = readdir(d));) {
-        if (strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0 || strcmp(f->d_name, run_name) == 0)
-            continue;
-        l->name = xreallocarray(l->name, l->n + 1, sizeof *l->name);
-        l->name[l->n++] = xstrdup(f->d_name);
-    }
-    closedir(d);
-    if (l->n)
-        qsort(l->name, l->n, sizeof *l->name, by_name);
+    if (file_list(l, dir, e) < 0)
+        return -1;
+    size_t kept = 0;
+    for (size_t i = 0; i < l->n; i++)
+        if (strcmp(l->v[i], run_name) == 0)
+            free(l->v[i]);
+        else
+            l->v[kept++] = l->v[i];
+    l->n = kept;
     return 0;
 }
 
 /* The names that count, those of folders in the folder as "adapter/adapter_config.json": all but run.json and
  * metrics.jsonl, which hold clocks. */
-static int list_below(struct list *l, const char *dir, const char *below, struct err *e)
+static int list_below(struct file_names *l, const char *dir, const char *below, struct err *e)
 {
-    struct list here;
+    struct file_names here;
     int rc = list_files(&here, dir, e);
     for (size_t i = 0; rc == 0 && i < here.n; i++) {
-        char *path = path_join(dir, here.name[i]);
+        char *path = path_join(dir, here.v[i]);
         struct buf name = BUF_INIT;
-        buf_printf(&name, "%s%s", below, here.name[i]);
+        buf_printf(&name, "%s%s", below, here.v[i]);
         if (file_is_dir(path)) {
             buf_putc(&name, '/');
             rc = list_below(l, path, name.s, e);
-        } else if (strcmp(here.name[i], log_name) != 0) {
-            l->name = xreallocarray(l->name, l->n + 1, sizeof *l->name);
-            l->name[l->n++] = xstrdup(name.s);
+        } else if (strcmp(here.v[i], log_name) != 0) {
+            l->v = xreallocarray(l->v, l->n + 1, sizeof *l->v);
+            l->v[l->n++] = xstrdup(name.s);
         }
         buf_release(&name);
         free(path);
     }
-    list_release(&here);
+    file_names_release(&here);
     return rc;
 }
 
-static int list_tree(struct list *l, const char *dir, struct err *e)
+static int list_tree(struct file_names *l, const char *dir, struct err *e)
 {
-    *l = (struct list){ NULL, 0 };
+    *l = (struct file_names){ NULL, 0 };
     if (list_below(l, dir, "", e) < 0) {
-        list_release(l);
+        file_names_release(l);
         return -1;
     }
     return 0;
@@ -97,12 +75,12 @@ static int list_tree(struct list *l, const char *dir, struct err *e)
 
 static int remove_tree(const char *dir, struct err *e)
 {
-    struct list l;
+    struct file_names l;
     int rc = 0;
     if (list_files(&l, dir, e) < 0)
         return -1;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
-        char *path = path_join(dir, l.name[i]);
+        char *path = path_join(dir, l.v[i]);
         if (file_is_dir(path))
             rc = remove_tree(path, e);
         else if (unlink(path) < 0)
@@ -112,7 +90,7 @@ static int remove_tree(const char *dir, struct err *e)
     char *run = path_join(dir, run_name);
     unlink(run);
     free(run);
-    list_release(&l);
+    file_names_release(&l);
     if (rc == 0 && rmdir(dir) < 0)
         rc = err_errno(e, "%s: cannot remove", dir);
     return rc;
@@ -138,7 +116,7 @@ static char *without_slash(const char *dir)
 
 static int check_place(const char *dir, struct err *e)
 {
-    struct list l;
+    struct file_names l;
     char *run = path_join(dir, run_name);
     bool artefact = file_exists(run);
     free(run);
@@ -149,7 +127,7 @@ static int check_place(const char *dir, struct err *e)
     if (list_files(&l, dir, e) < 0)
         return -1;
     int rc = l.n ? err_set(e, "%s: is there and has no %s: it is not replaced", dir, run_name) : 0;
-    list_release(&l);
+    file_names_release(&l);
     return rc;
 }
 
@@ -203,12 +181,12 @@ static int sync_path(const char *path, struct err *e)
 /* Hashes of all files: as lines, as members of a JSON object, and their bytes in all. */
 static int describe(const char *dir, struct buf *lines, struct buf *json, int64_t *bytes, struct err *e)
 {
-    struct list l;
+    struct file_names l;
     int rc = 0;
     if (list_tree(&l, dir, e) < 0)
         return -1;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
-        char *path = path_join(dir, l.name[i]), hex[HASH_HEX];
+        char *path = path_join(dir, l.v[i]), hex[HASH_HEX];
         struct hash128 h;
         struct stat st;
         if (stat(path, &st) < 0 || sync_path(path, e) < 0 || hash_file_fresh(path, false, &h, e) < 0) {
@@ -217,14 +195,14 @@ static int describe(const char *dir, struct buf *lines, struct buf *json, int64_
             hash_hex(h, hex);
             hash_remember(path, false, h); /* by inode: known under the folder's final name too */
             *bytes += st.st_size;
-            buf_printf(lines, "%s %s\n", l.name[i], hex);
+            buf_printf(lines, "%s %s\n", l.v[i], hex);
             buf_puts(json, i ? ", " : "");
-            json_put_cstr(json, l.name[i]);
+            json_put_cstr(json, l.v[i]);
             buf_printf(json, ": \"%s\"", hex);
         }
         free(path);
     }
-    list_release(&l);
+    file_names_release(&l);
     return rc;
 }
 
@@ -274,9 +252,9 @@ static bool files_of(const struct manifest *m, struct json *files)
            json_kind(*files) == JSON_OBJECT;
 }
 
-typedef int hash_fn(const char *path, bool content, struct hash128 *out, struct err *e);
-
-static int check_file(const char *dir, const char *name, struct json want, hash_fn *hash, struct buf *problems)
+/* read: hashes that are remembered from before are not believed (memo as folder_check has it). */
+static int check_file(const char *dir, const char *name, struct json want, bool read, struct hash_memo *memo,
+                      struct buf *problems)
 {
     struct err e = { "" };
     struct hash128 h;
@@ -285,7 +263,7 @@ static int check_file(const char *dir, const char *name, struct json want, hash_
     if (!file_exists(path)) {
         buf_printf(problems, "%s: is missing, %s/%s has it\n", path, dir, run_name);
         bad = 1;
-    } else if (hash(path, false, &h, &e) < 0) {
+    } else if ((read ? hash_file_once(memo, path, &h, &e) : hash_file(path, false, &h, &e)) < 0) {
         buf_printf(problems, "%s\n", e.msg);
         bad = 1;
     } else {
@@ -317,7 +295,7 @@ static bool in_foreign_folder(const char *name, struct json files)
 
 static int check_strangers(const char *dir, struct json files, struct buf *problems)
 {
-    struct list l;
+    struct file_names l;
     struct err e = { "" };
     struct json v;
     int bad = 0;
@@ -326,15 +304,15 @@ static int check_strangers(const char *dir, struct json files, struct buf *probl
         return 1;
     }
     for (size_t i = 0; i < l.n; i++)
-        if (!json_get(files, l.name[i], &v) && !in_foreign_folder(l.name[i], files)) {
-            buf_printf(problems, "%s/%s: %s does not know it\n", dir, l.name[i], run_name);
+        if (!json_get(files, l.v[i], &v) && !in_foreign_folder(l.v[i], files)) {
+            buf_printf(problems, "%s/%s: %s does not know it\n", dir, l.v[i], run_name);
             bad++;
         }
-    list_release(&l);
+    file_names_release(&l);
     return bad;
 }
 
-static int check(const char *dir, hash_fn *hash, struct buf *problems)
+static int check(const char *dir, bool read, struct hash_memo *memo, struct buf *problems)
 {
     struct err e = { "" };
     struct manifest m;
@@ -357,7 +335,7 @@ static int check(const char *dir, hash_fn *hash, struct buf *problems)
         struct json_iter it = json_each(files);
         while (json_next(&it, &key, &want)) {
             char *name = json_str_dup(key);
-            bad += check_file(dir, name, want, hash, problems);
+            bad += check_file(dir, name, want, read, memo, problems);
             free(name);
         }
         bad += check_strangers(dir, files, problems);
@@ -366,9 +344,9 @@ static int check(const char *dir, hash_fn *hash, struct buf *problems)
     return bad;
 }
 
-int folder_check(const char *dir, struct buf *problems)
+int folder_check(const char *dir, struct hash_memo *memo, struct buf *problems)
 {
-    return check(dir, hash_file_fresh, problems);
+    return check(dir, true, memo, problems);
 }
 
 bool folder_is_current(const char *dir, const char *key)
@@ -378,7 +356,7 @@ bool folder_is_current(const char *dir, const char *key)
     struct buf problems = BUF_INIT;
     bool current = false;
     if (file_is_dir(dir) && read_run(&m, dir, &e) == 0) {
-        current = strcmp(m.key, key) == 0 && check(dir, hash_file, &problems) == 0;
+        current = strcmp(m.key, key) == 0 && check(dir, false, NULL, &problems) == 0;
         manifest_release(&m);
     }
     buf_release(&problems);
@@ -392,23 +370,23 @@ static int keep_foreign(const char *old, const char *dir, struct err *e)
 {
     struct manifest m;
     struct json files;
-    struct list l;
+    struct file_names l;
     struct err ignore;
     int rc = 0;
     if (read_run(&m, old, &ignore) < 0)
         return 0;
     if (files_of(&m, &files) && (rc = list_files(&l, old, e)) == 0) {
         for (size_t i = 0; i < l.n && rc == 0; i++) {
-            char *from = path_join(old, l.name[i]), *to = path_join(dir, l.name[i]);
+            char *from = path_join(old, l.v[i]), *to = path_join(dir, l.v[i]);
             struct buf inside = BUF_INIT;
-            buf_printf(&inside, "%s/", l.name[i]);
+            buf_printf(&inside, "%s/", l.v[i]);
             if (file_is_dir(from) && in_foreign_folder(inside.s, files) && !file_exists(to) && rename(from, to) < 0)
                 rc = err_errno(e, "%s: cannot move into the new folder", from);
             buf_release(&inside);
             free(from);
             free(to);
         }
-        list_release(&l);
+        file_names_release(&l);
     }
     manifest_release(&m);
     return rc;
@@ -437,28 +415,21 @@ static int put_in_place(const char *part, const char *dir, struct err *e)
 
 /* ---- the store ---- */
 
-/* NULL without a store. Caller frees. */
-static char *store_path(const char *key)
-{
-    const char *store = getenv("LATENT_STORE");
-    return store && *store ? path_join(store, key) : NULL;
-}
-
 /* Links in to for what run.json lists of from (all of it lies under `below`), and for every run.json and log there. */
 static int link_below(const char *from, const char *to, const char *below, struct json files, struct err *e)
 {
-    struct list l;
+    struct file_names l;
     struct json v;
     if (file_mkdirs(to, e) < 0 || list_files(&l, from, e) < 0)
         return -1;
-    l.name = xreallocarray(l.name, l.n + 1, sizeof *l.name);
-    l.name[l.n++] = xstrdup(run_name);
+    l.v = xreallocarray(l.v, l.n + 1, sizeof *l.v);
+    l.v[l.n++] = xstrdup(run_name);
     int rc = 0;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
-        char *a = path_join(from, l.name[i]), *b = path_join(to, l.name[i]);
-        bool unlisted = i + 1 == l.n || strcmp(l.name[i], log_name) == 0;
+        char *a = path_join(from, l.v[i]), *b = path_join(to, l.v[i]);
+        bool unlisted = i + 1 == l.n || strcmp(l.v[i], log_name) == 0;
         struct buf name = BUF_INIT;
-        buf_printf(&name, "%s%s%s", below, l.name[i], file_is_dir(a) ? "/" : "");
+        buf_printf(&name, "%s%s%s", below, l.v[i], file_is_dir(a) ? "/" : "");
         if (file_is_dir(a))
             rc = in_foreign_folder(name.s, files) ? 0 : link_below(a, b, name.s, files, e);
         else if (unlisted ? file_exists(a) : json_get(files, name.s, &v))
@@ -467,7 +438,7 @@ static int link_below(const char *from, const char *to, const char *below, struc
         free(a);
         free(b);
     }
-    list_release(&l);
+    file_names_release(&l);
     return rc;
 }
 
@@ -490,22 +461,22 @@ static int link_tree(const char *from, const char *to, struct err *e)
 
 static void make_read_only(const char *dir)
 {
-    struct list l;
+    struct file_names l;
     if (list_tree(&l, dir, NULL) < 0)
         return;
     for (size_t i = 0; i < l.n; i++) {
-        char *path = path_join(dir, l.name[i]);
+        char *path = path_join(dir, l.v[i]);
         chmod(path, 0444);
         free(path);
     }
-    list_release(&l);
+    file_names_release(&l);
 }
 
 /* A store that cannot be written costs a warning, not the result. */
 static void put_into_store(const char *dir, const char *key)
 {
     struct err why = { "" };
-    char *place = store_path(key);
+    char *place = store_path(key, "");
     if (!place)
         return;
     char *part = beside(place, ".part");
@@ -529,7 +500,7 @@ const char *folder_state(const char *dir, const char *key)
 {
     if (folder_is_current(dir, key))
         return "up-to-date";
-    char *stored = store_path(key);
+    char *stored = store_path(key, "");
     bool has = stored && folder_is_current(stored, key);
     free(stored);
     return has ? "store" : "run";
@@ -544,7 +515,7 @@ int folder_take(const char *dir, const char *key, struct err *e)
         log_info("%s is up to date", dir);
         return 1;
     }
-    char *stored = store_path(key), *place = without_slash(dir), *part = beside(place, ".part");
+    char *stored = store_path(key, ""), *place = without_slash(dir), *part = beside(place, ".part");
     int rc = check_place(place, e) < 0 || file_mkparents(place, e) < 0 || link_tree(stored, part, e) < 0 ||
                      put_in_place(part, place, e) < 0
                  ? -1

@@ -43,7 +43,8 @@ int folder_take(const char *dir, const char *key, struct err *e);
 const char *folder_state(const char *dir, const char *key); /* "up-to-date", "store" or "run"; changes nothing */
 
 /* Every file against run.json, hashes computed afresh: files changed, missing, or unknown to it; its own seal and key.
- * One line per problem; returns how many. */
-int folder_check(const char *dir, struct buf *problems);
+ * One line per problem; returns how many. memo (hash.h): what was read before, under any name, is not read again; NULL:
+ * everything is. */
+int folder_check(const char *dir, struct hash_memo *memo, struct buf *problems);
 
 #endif

@@ -1,7 +1,6 @@
 /* garbage.c - see garbage.h. */
 #include "io/garbage.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -107,23 +106,22 @@ static void add_item(struct walk *w, const char *path, const char *what)
 /* Every file below. */
 static void add_tree(struct walk *w, const char *dir, const char *what)
 {
-    struct dirent **list;
-    int n = scandir(dir, &list, NULL, alphasort);
-    for (int i = 0; i < n; i++) {
-        const char *name = list[i]->d_name;
-        char *path = path_join(dir, name);
+    struct file_names list;
+    struct err ignore;
+    if (file_list(&list, dir, &ignore) < 0)
+        return;
+    for (size_t i = 0; i < list.n; i++) {
+        char *path = path_join(dir, list.v[i]);
         struct stat st;
-        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && lstat(path, &st) == 0) {
+        if (lstat(path, &st) == 0) {
             if (S_ISDIR(st.st_mode))
                 add_tree(w, path, what);
             else
                 add_item(w, path, what);
         }
         free(path);
-        free(list[i]);
     }
-    if (n >= 0)
-        free(list);
+    file_names_release(&list);
 }
 
 /* ---- what killed runs left ---- */
@@ -255,16 +253,16 @@ static int look_at_file(struct walk *w, const char *dir, const char *path, const
 
 static int look_below(struct walk *w, const char *dir, struct err *e)
 {
-    struct dirent **list;
-    int n = scandir(dir, &list, NULL, alphasort), rc = 0;
-    if (n < 0)
-        return err_errno(e, "%s: cannot open", dir);
+    struct file_names list;
+    int rc = 0;
+    if (file_list(&list, dir, e) < 0)
+        return -1;
     bool store = is_folder_of(dir, "store", "LATENT_STORE");
-    for (int i = 0; i < n; i++) {
-        const char *name = list[i]->d_name;
+    for (size_t i = 0; i < list.n && rc == 0; i++) {
+        const char *name = list.v[i];
         char *path = path_join(dir, name);
         struct stat st;
-        if (rc == 0 && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && lstat(path, &st) == 0) {
+        if (lstat(path, &st) == 0) {
             if (!S_ISDIR(st.st_mode))
                 rc = look_at_file(w, dir, path, name, e);
             else if (store && is_store_name(name, ""))
@@ -273,9 +271,8 @@ static int look_below(struct walk *w, const char *dir, struct err *e)
                 rc = add_folder_entry(w, path, true, e) < 0 ? -1 : look_below(w, path, e);
         }
         free(path);
-        free(list[i]);
     }
-    free(list);
+    file_names_release(&list);
     return rc;
 }
 

@@ -177,3 +177,38 @@ int hash_file(const char *path, bool content, struct hash128 *out, struct err *e
     hash_remember(path, content, *out);
     return 0;
 }
+
+struct hash_known {
+    struct stat st;
+    struct hash128 h;
+};
+
+static bool same_state(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+           memcmp(&a->st_mtim, &b->st_mtim, sizeof a->st_mtim) == 0 &&
+           memcmp(&a->st_ctim, &b->st_ctim, sizeof a->st_ctim) == 0;
+}
+
+int hash_file_once(struct hash_memo *m, const char *path, struct hash128 *out, struct err *e)
+{
+    struct stat st;
+    if (!m || stat(path, &st) < 0)
+        return hash_file_fresh(path, false, out, e);
+    for (size_t i = 0; i < m->n; i++)
+        if (same_state(&m->v[i].st, &st)) {
+            *out = m->v[i].h;
+            return 0;
+        }
+    if (hash_file_fresh(path, false, out, e) < 0)
+        return -1;
+    m->v = xreallocarray(m->v, m->n + 1, sizeof *m->v);
+    m->v[m->n++] = (struct hash_known){ st, *out };
+    return 0;
+}
+
+void hash_memo_release(struct hash_memo *m)
+{
+    free(m->v);
+    *m = (struct hash_memo){ NULL, 0 };
+}

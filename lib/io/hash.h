@@ -35,6 +35,15 @@ void hasher_free(struct hasher *h);                /* NULL is fine */
 int hash_file(const char *path, bool content, struct hash128 *out, struct err *e);
 int hash_file_fresh(const char *path, bool content, struct hash128 *out, struct err *e); /* reads always: for verify */
 
+/* Files that were read in this process, whatever their names: zeroed at first. */
+struct hash_memo {
+    struct hash_known *v;
+    size_t n;
+};
+int hash_file_once(struct hash_memo *m, const char *path, struct hash128 *out,
+                   struct err *e); /* raw bytes; m may be NULL */
+void hash_memo_release(struct hash_memo *m);
+
 /* Records a hash that is known because the file was just written. */
 void hash_remember(const char *path, bool content, struct hash128 h);
 

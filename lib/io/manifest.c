@@ -257,6 +257,16 @@ char *manifest_path(const char *file)
     return buf_take(&b);
 }
 
+char *store_path(const char *key, const char *end)
+{
+    const char *dir = getenv("LATENT_STORE");
+    if (!dir || !*dir)
+        return NULL;
+    struct buf b = BUF_INIT;
+    buf_printf(&b, "%s/%s%s", dir, key, end);
+    return buf_take(&b);
+}
+
 /* ---- run log ---- */
 
 char *runlog_dir(void)

@@ -60,6 +60,9 @@ struct hash128 manifest_key(const struct manifest *m, bool with_inputs);
 
 char *manifest_path(const char *file); /* FILE.run.json; caller frees */
 
+/* Where the store ($LATENT_STORE) has the result of this key; end: "", or ".zst". Caller frees; NULL: no store. */
+char *store_path(const char *key, const char *end);
+
 /* The run log: $LATENT_RUNS, else $XDG_STATE_HOME/latent/runs, else ~/.local/state/latent/runs. Caller frees; NULL: no
  * home. */
 char *runlog_dir(void);

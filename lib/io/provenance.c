@@ -118,10 +118,12 @@ void provenance_add_file(struct provenance *p, const char *file)
 
 void provenance_add_tree(struct provenance *p, const char *dir)
 {
-    struct dirent **list;
-    int n = scandir(dir, &list, NULL, alphasort);
-    for (int i = 0; i < n; i++) {
-        const char *name = list[i]->d_name;
+    struct file_names list;
+    struct err ignore;
+    if (file_list(&list, dir, &ignore) < 0)
+        return;
+    for (size_t i = 0; i < list.n; i++) {
+        const char *name = list.v[i];
         char *path = path_join(dir, name);
         struct stat st;
         if (name[0] != '.' && lstat(path, &st) == 0) {
@@ -136,10 +138,8 @@ void provenance_add_tree(struct provenance *p, const char *dir)
             }
         }
         free(path);
-        free(list[i]);
     }
-    if (n >= 0)
-        free(list);
+    file_names_release(&list);
 }
 
 /* A run log: entries OUTHASH.KEY.json. */
@@ -445,8 +445,8 @@ struct walk {
     struct provenance *p;
     struct provenance_report *out;
     const struct provenance_models *models; /* or NULL */
-    const char *root;       /* where the walk began */
-    char (*seen)[HASH_HEX]; /* keys walked already: a shared input is listed once */
+    const char *root;                       /* where the walk began */
+    char (*seen)[HASH_HEX];                 /* keys walked already: a shared input is listed once */
     size_t nseen, seen_cap;
     int of_model; /* depth of the inputs of the model folder that is being followed */
 };
@@ -584,8 +584,7 @@ static void walk_model(struct walk *w, int depth, const struct manifest_model *d
         json_put_cstr(j, d->name);
         buf_puts(j, ", \"role\": ");
         json_put_cstr(j, d->role);
-        buf_printf(j, ", \"fingerprint\": \"%s\", \"present\": %s", d->hash,
-                   dir && !changed ? "true" : "false");
+        buf_printf(j, ", \"fingerprint\": \"%s\", \"present\": %s", d->hash, dir && !changed ? "true" : "false");
     }
     if (dir && read_folder(&m, dir)) {
         if (j)

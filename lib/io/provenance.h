@@ -43,7 +43,7 @@ const struct provenance_entry *provenance_at(const struct provenance *p, size_t 
 
 /* From lib/model, which lies above this file. */
 struct provenance_models {
-    int (*find)(const char *name, char **dir, struct err *e);           /* the folder of a name; the caller frees it */
+    int (*find)(const char *name, char **dir, struct err *e);         /* the folder of a name; the caller frees it */
     int (*fingerprint)(const char *dir, char out[33], struct err *e); /* as the folder is now */
 };
 

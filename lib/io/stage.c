@@ -184,20 +184,15 @@ static bool output_is_current(const char *path, const char *key)
     return current;
 }
 
-/* Path of the store's copy of `key` (compressed like the output is), or NULL without a store. Caller frees. */
-static char *store_path(const char *output, const char *key)
+/* The store's copy is compressed like the output is. */
+static char *stored(const char *output, const char *key)
 {
-    const char *dir = getenv("LATENT_STORE");
-    if (!dir || !*dir)
-        return NULL;
-    struct buf b = BUF_INIT;
-    buf_printf(&b, "%s/%s%s", dir, key, path_ends_with(output, ".zst") ? ".zst" : "");
-    return buf_take(&b);
+    return store_path(key, path_ends_with(output, ".zst") ? ".zst" : "");
 }
 
 static bool store_has(const char *output, const char *key)
 {
-    char *path = store_path(output, key);
+    char *path = stored(output, key);
     bool has = path && output_is_current(path, key);
     free(path);
     return has;
@@ -205,7 +200,7 @@ static bool store_has(const char *output, const char *key)
 
 static int link_from_store(const char *output, const char *key, struct err *e)
 {
-    char *from = store_path(output, key), *from_m = manifest_path(from), *to_m = manifest_path(output);
+    char *from = stored(output, key), *from_m = manifest_path(from), *to_m = manifest_path(output);
     int rc = file_mkparents(output, e);
     if (rc == 0) {
         unlink(to_m); /* never an old manifest beside a new file */
@@ -224,7 +219,7 @@ static int link_from_store(const char *output, const char *key, struct err *e)
 static void put_into_store(const struct output *o)
 {
     struct err why = { "" };
-    char *path = store_path(o->path, o->m.key);
+    char *path = stored(o->path, o->m.key);
     if (!path)
         return;
     char *from_m = manifest_path(o->path), *to_m = manifest_path(path);

@@ -1,7 +1,6 @@
 /* dataset.c - see dataset.h. */
 #include "task/dataset.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -137,22 +136,16 @@ static void list_one(const char *name, struct buf *out)
 int dataset_list(struct buf *out, struct err *e)
 {
     char *dir = path_of_data("datasets");
-    struct dirent **list;
-    int n = scandir(dir, &list, NULL, alphasort);
-    if (n < 0)
-        err_errno(e, "%s: cannot read", dir);
-    for (int i = 0; i < n; i++) {
-        size_t k = strlen(list[i]->d_name);
-        if (k > 5 && strcmp(list[i]->d_name + k - 5, ".json") == 0) {
-            list[i]->d_name[k - 5] = '\0';
-            list_one(list[i]->d_name, out);
+    struct file_names list;
+    int rc = file_list(&list, dir, e);
+    for (size_t i = 0; rc == 0 && i < list.n; i++)
+        if (path_ends_with(list.v[i], ".json")) {
+            list.v[i][strlen(list.v[i]) - 5] = '\0';
+            list_one(list.v[i], out);
         }
-        free(list[i]);
-    }
-    if (n >= 0)
-        free(list);
+    file_names_release(&list);
     free(dir);
-    return n < 0 ? -1 : 0;
+    return rc;
 }
 
 /* ---- rows ---- */

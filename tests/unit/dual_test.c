@@ -340,7 +340,7 @@ static void folders_are_whole(void **state)
     write_text(half, "whole");
     assert_ok(folder_commit(f, &m, &e));
     folder_close(f);
-    assert_int_equal(folder_check(dir, &problems), 0);
+    assert_int_equal(folder_check(dir, NULL, &problems), 0);
     assert_true(folder_is_current(dir, m.key));
     free(m.counts);
     m.counts = NULL;
@@ -348,16 +348,16 @@ static void folders_are_whole(void **state)
     write_text(half, "other");
     assert_ok(folder_commit(f, &m, &e));
     folder_close(f);
-    if (folder_check(dir, &problems))
+    if (folder_check(dir, NULL, &problems))
         fail_msg("%s", problems.s);
     write_text(more, "stranger");
-    assert_int_equal(folder_check(dir, &problems), 1);
+    assert_int_equal(folder_check(dir, NULL, &problems), 1);
     unlink(more);
     write_text(file, "changed");
-    assert_int_equal(folder_check(dir, &problems), 1);
+    assert_int_equal(folder_check(dir, NULL, &problems), 1);
     assert_false(folder_is_current(dir, m.key));
     unlink(file);
-    assert_int_equal(folder_check(dir, &problems), 1);
+    assert_int_equal(folder_check(dir, NULL, &problems), 1);
     unlink(dir_of("folder/run.json"));
     write_text(file, "mine");
     assert_int_equal(folder_open(&f, dir, &e), -1);
@@ -395,7 +395,7 @@ static void folders_come_from_the_store(void **state)
             assert_ok(file_mkparents(guest, &e));
             write_text(guest, "mine");
         }
-        if (folder_check(dir, &problems))
+        if (folder_check(dir, NULL, &problems))
             fail_msg("%s", problems.s);
         assert_true(file_exists(guest));
         assert_string_equal(folder_state(dir, key[i]), "up-to-date");

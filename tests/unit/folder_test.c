@@ -66,12 +66,42 @@ static void asking_reads_no_weights_and_checking_does(void **state)
     assert_true(folder_is_current(dir, key));
     change_in_secret(dir, "weights");
     assert_true(folder_is_current(dir, key)); /* nothing was read since the commit */
-    assert_int_equal(folder_check(dir, &problems), 1);
+    assert_int_equal(folder_check(dir, NULL, &problems), 1);
     assert_non_null(strstr(problems.s, "weights: its hash is"));
     setenv("LATENT_HASH_CACHE", "off", 1);
     assert_false(folder_is_current(dir, key));
     unsetenv("LATENT_HASH_CACHE");
     buf_release(&problems);
+    free(dir);
+}
+
+static void a_file_with_two_names_is_read_once(void **state)
+{
+    (void)state;
+    char key[HASH_HEX];
+    struct buf problems = BUF_INIT;
+    struct hash_memo memo = { NULL, 0 };
+    char *store = in_tmp("store");
+    setenv("LATENT_STORE", store, 1);
+    char *dir = make_folder("twice", key), *stored = store_path(key, "");
+    unsetenv("LATENT_STORE");
+    assert_int_equal(folder_check(dir, &memo, &problems), 0);
+    size_t files = memo.n;
+    assert_true(files > 0);
+    assert_int_equal(folder_check(stored, &memo, &problems), 0);
+    assert_int_equal(memo.n, files);
+    /* changed meanwhile: it is read again */
+    char *path = path_join(dir, "weights");
+    assert_int_equal(unlink(path), 0);
+    put_file(dir, "weights", "9876543210");
+    assert_int_equal(folder_check(dir, &memo, &problems), 1);
+    assert_int_equal(folder_check(stored, &memo, &problems), 0);
+    assert_true(memo.n > files);
+    hash_memo_release(&memo);
+    buf_release(&problems);
+    free(path);
+    free(stored);
+    free(store);
     free(dir);
 }
 
@@ -119,6 +149,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(asking_reads_no_weights_and_checking_does),
+        cmocka_unit_test(a_file_with_two_names_is_read_once),
         cmocka_unit_test(a_change_that_time_or_size_shows_is_seen),
         cmocka_unit_test(a_journal_without_entries_goes),
     };
