@@ -1,20 +1,16 @@
-/* template_call.c - filters, tests, methods and functions of chat templates. What stands in no table here is refused by
+/* template_call.c - tests, methods and functions of chat templates. What stands in no table here is refused by
  * name. Texts follow Python: white space, case and splitting as str does it. */
-#include <limits.h>
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "base/err.h"
 #include "base/utf8.h"
-#include "text/template_value.h"
+#include "text/template_call.h"
 #include "text/unicode.h"
 
 /* ---- arguments ---- */
 
-static const struct val *arg(const struct args *a, size_t at, const char *name)
+const struct val *call_arg(const struct args *a, size_t at, const char *name)
 {
     for (size_t i = 0; name && i < a->n_kw; i++)
         if (str_eq(a->kw[i].name, name))
@@ -22,7 +18,7 @@ static const struct val *arg(const struct args *a, size_t at, const char *name)
     return at < a->n ? &a->v[at] : NULL;
 }
 
-static int want_str(struct render *r, const char *who, const struct val *v, struct str *out)
+int want_str(struct render *r, const char *who, const struct val *v, struct str *out)
 {
     *out = (struct str){ "", 0 };
     if (!v || v->kind != V_STR)
@@ -31,7 +27,7 @@ static int want_str(struct render *r, const char *who, const struct val *v, stru
     return 0;
 }
 
-static int want_int(struct render *r, const char *who, const struct val *v, int64_t absent, int64_t *out)
+int want_int(struct render *r, const char *who, const struct val *v, int64_t absent, int64_t *out)
 {
     *out = absent;
     if (!v)
@@ -42,12 +38,12 @@ static int want_int(struct render *r, const char *who, const struct val *v, int6
     return 0;
 }
 
-static struct val str_val(const char *s, size_t n)
+struct val val_of_str(const char *s, size_t n)
 {
     return (struct val){ .kind = V_STR, .s = { s, (uint32_t)n } };
 }
 
-static int take_buf(struct render *r, struct buf *b, int rc, struct val *out)
+int val_of_buf(struct render *r, struct buf *b, int rc, struct val *out)
 {
     if (rc == 0 && b->len > TEMPLATE_MAX_BYTES)
         rc = rfail(r, "the template needs more than %d bytes", TEMPLATE_MAX_BYTES);
@@ -57,8 +53,7 @@ static int take_buf(struct render *r, struct buf *b, int rc, struct val *out)
     return rc;
 }
 
-/* A value as a text: itself, or str() of it. */
-static int as_str(struct render *r, struct val v, struct str *out)
+int text_of(struct render *r, struct val v, struct str *out)
 {
     if (v.kind == V_STR) {
         *out = v.s;
@@ -67,7 +62,7 @@ static int as_str(struct render *r, struct val v, struct str *out)
     struct buf b = BUF_INIT;
     struct val s = { .kind = V_STR, .s = { "", 0 } };
     *out = s.s;
-    if (take_buf(r, &b, val_text(r, v, &b), &s) < 0)
+    if (val_of_buf(r, &b, val_text(r, v, &b), &s) < 0)
         return -1;
     *out = s.s;
     return 0;
@@ -88,7 +83,7 @@ static bool in_set(const struct str *set, const char *s, size_t len)
     return false;
 }
 
-static struct str strip(struct str s, const struct str *set, bool left, bool right)
+struct str text_strip(struct str s, const struct str *set, bool left, bool right)
 {
     while (left && s.n) {
         uint32_t len = (uint32_t)uni_len((unsigned char)s.s[0]);
@@ -114,9 +109,7 @@ static bool cased(uint32_t c)
     return (uni_lower(c, x), x[0]) != c || (uni_upper(c, x), x[0]) != c;
 }
 
-enum { CASE_LOWER, CASE_UPPER, CASE_TITLE, CASE_CAPITAL, CASE_SWAP };
-
-static int change_case(struct render *r, struct str s, int how, struct val *out)
+int text_case(struct render *r, struct str s, int how, struct val *out)
 {
     struct buf b = BUF_INIT;
     bool begin = true;
@@ -132,7 +125,7 @@ static int change_case(struct render *r, struct str s, int how, struct val *out)
             buf_add(&b, c, (size_t)utf8_encode(to[k], c));
         begin = how == CASE_TITLE && !cased(cp);
     }
-    return take_buf(r, &b, spend(r, s.n / 8), out);
+    return val_of_buf(r, &b, spend(r, s.n / 8), out);
 }
 
 static bool blank_at(const char *s)
@@ -149,12 +142,12 @@ static int split_blanks(struct render *r, struct str s, int64_t max, struct vlis
         }
         uint32_t b = i;
         if (max >= 0 && (int64_t)l->n == max) {
-            struct str rest = strip((struct str){ s.s + b, s.n - b }, NULL, false, true);
-            return list_push(r, l, str_val(rest.s, rest.n));
+            struct str rest = text_strip((struct str){ s.s + b, s.n - b }, NULL, false, true);
+            return list_push(r, l, val_of_str(rest.s, rest.n));
         }
         while (i < s.n && !blank_at(s.s + i))
             i += (uint32_t)uni_len((unsigned char)s.s[i]);
-        if (list_push(r, l, str_val(s.s + b, i - b)) < 0)
+        if (list_push(r, l, val_of_str(s.s + b, i - b)) < 0)
             return -1;
     }
     return 0;
@@ -162,10 +155,10 @@ static int split_blanks(struct render *r, struct str s, int64_t max, struct vlis
 
 static int split(struct render *r, struct str s, const struct args *a, struct val *out)
 {
-    const struct val *sep = arg(a, 0, "sep");
+    const struct val *sep = call_arg(a, 0, "sep");
     struct str by;
     int64_t max;
-    if (want_int(r, "split", arg(a, 1, "maxsplit"), -1, &max) < 0 || val_list(r, V_LIST, out) < 0)
+    if (want_int(r, "split", call_arg(a, 1, "maxsplit"), -1, &max) < 0 || val_list(r, V_LIST, out) < 0)
         return -1;
     if (!sep || sep->kind == V_NONE)
         return split_blanks(r, s, max, out->l);
@@ -175,12 +168,12 @@ static int split(struct render *r, struct str s, const struct args *a, struct va
         return rfail(r, "split wants a separator that is not empty");
     const char *p;
     while ((max < 0 || (int64_t)out->l->n < max) && (p = find_bytes(s.s, s.n, by.s, by.n))) {
-        if (list_push(r, out->l, str_val(s.s, (size_t)(p - s.s))) < 0)
+        if (list_push(r, out->l, val_of_str(s.s, (size_t)(p - s.s))) < 0)
             return -1;
         s.n -= (uint32_t)(p - s.s) + by.n;
         s.s = p + by.n;
     }
-    return list_push(r, out->l, str_val(s.s, s.n));
+    return list_push(r, out->l, val_of_str(s.s, s.n));
 }
 
 /* Last occurrence, or SIZE_MAX. */
@@ -194,11 +187,11 @@ static size_t find_last(struct str s, struct str what)
 
 static int rsplit(struct render *r, struct str s, const struct args *a, struct val *out)
 {
-    const struct val *sep = arg(a, 0, "sep");
+    const struct val *sep = call_arg(a, 0, "sep");
     struct str by;
     int64_t max;
     struct val turned;
-    if (want_int(r, "rsplit", arg(a, 1, "maxsplit"), -1, &max) < 0)
+    if (want_int(r, "rsplit", call_arg(a, 1, "maxsplit"), -1, &max) < 0)
         return -1;
     if (max < 0 || !sep || sep->kind == V_NONE) {
         if (max >= 0)
@@ -213,11 +206,12 @@ static int rsplit(struct render *r, struct str s, const struct args *a, struct v
         return -1;
     size_t at;
     while ((int64_t)turned.l->n < max && (at = find_last(s, by)) != SIZE_MAX) {
-        if (spend(r, 1 + (s.n - at) / 64) < 0 || list_push(r, turned.l, str_val(s.s + at + by.n, s.n - at - by.n)) < 0)
+        if (spend(r, 1 + (s.n - at) / 64) < 0 ||
+            list_push(r, turned.l, val_of_str(s.s + at + by.n, s.n - at - by.n)) < 0)
             return -1;
         s.n = (uint32_t)at;
     }
-    if (list_push(r, out->l, str_val(s.s, s.n)) < 0)
+    if (list_push(r, out->l, val_of_str(s.s, s.n)) < 0)
         return -1;
     for (size_t i = turned.l->n; i-- > 0;)
         if (list_push(r, out->l, turned.l->v[i]) < 0)
@@ -227,7 +221,7 @@ static int rsplit(struct render *r, struct str s, const struct args *a, struct v
 
 static int split_lines(struct render *r, struct str s, const struct args *a, struct val *out)
 {
-    const struct val *k = arg(a, 0, "keepends");
+    const struct val *k = call_arg(a, 0, "keepends");
     bool keep = k && val_true(*k);
     if (val_list(r, V_LIST, out) < 0)
         return -1;
@@ -243,14 +237,14 @@ static int split_lines(struct render *r, struct str s, const struct args *a, str
         i += len;
         if (cp == '\r' && i < s.n && s.s[i] == '\n')
             i++;
-        if (list_push(r, out->l, str_val(s.s + b, (keep ? i : e) - b)) < 0)
+        if (list_push(r, out->l, val_of_str(s.s + b, (keep ? i : e) - b)) < 0)
             return -1;
         b = i;
     }
     return 0;
 }
 
-static int replace(struct render *r, struct str s, struct str from, struct str to, int64_t max, struct val *out)
+int text_replace(struct render *r, struct str s, struct str from, struct str to, int64_t max, struct val *out)
 {
     struct buf b = BUF_INIT;
     int64_t done = 0;
@@ -280,10 +274,10 @@ static int replace(struct render *r, struct str s, struct str from, struct str t
             rc = rfail(r, "the template needs more than %d bytes", TEMPLATE_MAX_BYTES);
     }
     buf_add(&b, s.s, s.n);
-    return take_buf(r, &b, rc, out);
+    return val_of_buf(r, &b, rc, out);
 }
 
-static int join(struct render *r, struct val list, struct str by, const struct val *attribute, struct val *out)
+int text_join(struct render *r, struct val list, struct str by, const struct val *attribute, struct val *out)
 {
     struct vlist *l;
     struct buf b = BUF_INIT;
@@ -301,10 +295,10 @@ static int join(struct render *r, struct val list, struct str by, const struct v
         if (rc == 0 && b.len > TEMPLATE_MAX_BYTES)
             rc = rfail(r, "the template needs more than %d bytes", TEMPLATE_MAX_BYTES);
     }
-    return take_buf(r, &b, rc, out);
+    return val_of_buf(r, &b, rc, out);
 }
 
-static int64_t count(struct str s, struct str what)
+int64_t text_count(struct str s, struct str what)
 {
     int64_t n = 0;
     const char *p;
@@ -418,7 +412,7 @@ static int find(struct render *r, struct str s, struct str name, const struct ar
 {
     struct str what;
     int64_t from;
-    if (want_str(r, "find", arg(a, 0, NULL), &what) < 0 || want_int(r, "find", arg(a, 1, NULL), 0, &from) < 0)
+    if (want_str(r, "find", call_arg(a, 0, NULL), &what) < 0 || want_int(r, "find", call_arg(a, 1, NULL), 0, &from) < 0)
         return -1;
     if (a->n > 2 || from < 0)
         return rfail(r, "find with an end or a negative begin is not supported");
@@ -438,17 +432,17 @@ static int find(struct render *r, struct str s, struct str name, const struct ar
 static int partition(struct render *r, struct str s, bool last, const struct args *a, struct val *out)
 {
     struct str by;
-    if (want_str(r, "partition", arg(a, 0, NULL), &by) < 0)
+    if (want_str(r, "partition", call_arg(a, 0, NULL), &by) < 0)
         return -1;
     if (by.n == 0)
         return rfail(r, "partition wants a separator that is not empty");
     const char *p = last ? NULL : find_bytes(s.s, s.n, by.s, by.n);
     size_t at = last ? find_last(s, by) : p ? (size_t)(p - s.s) : SIZE_MAX;
-    struct val v[3] = { str_val(s.s, s.n), str_val("", 0), str_val("", 0) };
+    struct val v[3] = { val_of_str(s.s, s.n), val_of_str("", 0), val_of_str("", 0) };
     if (at != SIZE_MAX) {
-        v[0] = str_val(s.s, at);
-        v[1] = str_val(by.s, by.n);
-        v[2] = str_val(s.s + at + by.n, s.n - at - by.n);
+        v[0] = val_of_str(s.s, at);
+        v[1] = val_of_str(by.s, by.n);
+        v[2] = val_of_str(s.s + at + by.n, s.n - at - by.n);
     } else if (last) {
         v[2] = v[0];
         v[0] = v[1];
@@ -465,7 +459,7 @@ static int pad(struct render *r, struct str s, struct str name, const struct arg
 {
     struct str with = { str_eq(name, "zfill") ? "0" : " ", 1 };
     int64_t width, n = (int64_t)str_chars(s);
-    if (want_int(r, "padding", arg(a, 0, NULL), 0, &width) < 0)
+    if (want_int(r, "padding", call_arg(a, 0, NULL), 0, &width) < 0)
         return -1;
     if (a->n > 1 && !str_eq(name, "zfill") && want_str(r, "padding", &a->v[1], &with) < 0)
         return -1;
@@ -484,7 +478,7 @@ static int pad(struct render *r, struct str s, struct str name, const struct arg
         buf_add(&b, with.s, with.n);
     if (!left)
         buf_add(&b, s.s, s.n);
-    return take_buf(r, &b, spend(r, b.len / 64), out);
+    return val_of_buf(r, &b, spend(r, b.len / 64), out);
 }
 
 static int str_method(struct render *r, struct str s, struct str name, const struct args *a, struct val *out)
@@ -504,19 +498,19 @@ static int str_method(struct render *r, struct str s, struct str name, const str
     int64_t n;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         if (str_eq(name, cases[i].name))
-            return change_case(r, s, cases[i].how, out);
+            return text_case(r, s, cases[i].how, out);
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         if (str_eq(name, kinds[i].name)) {
             *out = val_bool(all_are(s, kinds[i].how));
             return spend(r, s.n / 8);
         }
     if (str_eq(name, "strip") || str_eq(name, "lstrip") || str_eq(name, "rstrip")) {
-        const struct val *set = arg(a, 0, NULL);
+        const struct val *set = call_arg(a, 0, NULL);
         bool given = set && set->kind != V_NONE;
         if (given && want_str(r, "strip", set, &x) < 0)
             return -1;
-        s = strip(s, given ? &x : NULL, name.s[0] != 'r', name.s[0] != 'l');
-        *out = str_val(s.s, s.n);
+        s = text_strip(s, given ? &x : NULL, name.s[0] != 'r', name.s[0] != 'l');
+        *out = val_of_str(s.s, s.n);
         return 0;
     }
     if (str_eq(name, "split"))
@@ -528,10 +522,11 @@ static int str_method(struct render *r, struct str s, struct str name, const str
     if (str_eq(name, "startswith") || str_eq(name, "endswith"))
         return affix(r, s, a, name.s[0] == 'e', out);
     if (str_eq(name, "replace")) {
-        if (want_str(r, "replace", arg(a, 0, "old"), &x) < 0 || want_str(r, "replace", arg(a, 1, "new"), &y) < 0 ||
-            want_int(r, "replace", arg(a, 2, "count"), -1, &n) < 0)
+        if (want_str(r, "replace", call_arg(a, 0, "old"), &x) < 0 ||
+            want_str(r, "replace", call_arg(a, 1, "new"), &y) < 0 ||
+            want_int(r, "replace", call_arg(a, 2, "count"), -1, &n) < 0)
             return -1;
-        return replace(r, s, x, y, n, out);
+        return text_replace(r, s, x, y, n, out);
     }
     if (str_eq(name, "find") || str_eq(name, "rfind") || str_eq(name, "index"))
         return find(r, s, name, a, out);
@@ -540,11 +535,11 @@ static int str_method(struct render *r, struct str s, struct str name, const str
     if (str_eq(name, "zfill") || str_eq(name, "ljust") || str_eq(name, "rjust"))
         return pad(r, s, name, a, out);
     if (str_eq(name, "join"))
-        return a->n == 1 ? join(r, a->v[0], s, NULL, out) : rfail(r, "join wants one argument");
-    if (want_str(r, "a method of a text", arg(a, 0, NULL), &x) < 0)
+        return a->n == 1 ? text_join(r, a->v[0], s, NULL, out) : rfail(r, "join wants one argument");
+    if (want_str(r, "a method of a text", call_arg(a, 0, NULL), &x) < 0)
         return -1;
     if (str_eq(name, "count")) {
-        *out = val_int(count(s, x));
+        *out = val_int(text_count(s, x));
         return spend(r, s.n / 64);
     }
     bool suffix = str_eq(name, "removesuffix");
@@ -552,11 +547,11 @@ static int str_method(struct render *r, struct str s, struct str name, const str
         s.s += suffix ? 0 : x.n;
         s.n -= x.n;
     }
-    *out = str_val(s.s, s.n);
+    *out = val_of_str(s.s, s.n);
     return 0;
 }
 
-static int dict_items(struct render *r, const struct vdict *d, struct val *out)
+int dict_items(struct render *r, const struct vdict *d, struct val *out)
 {
     struct val pair;
     if (val_list(r, V_LIST, out) < 0)
@@ -575,7 +570,7 @@ static int dict_method(struct render *r, const struct vdict *d, struct str name,
     if (str_eq(name, "get")) {
         if (a->n < 1)
             return rfail(r, "get wants a key");
-        const struct val *v = dict_find(d, a->v[0]), *absent = arg(a, 1, "default");
+        const struct val *v = dict_find(d, a->v[0]), *absent = call_arg(a, 1, "default");
         *out = v ? *v : absent ? *absent : val_none();
         return spend(r, d->n / 8);
     }
@@ -687,7 +682,7 @@ static int fn_raise(struct render *r, const struct args *a, struct val *out)
 {
     struct str s;
     (void)out;
-    if (a->n != 1 || as_str(r, a->v[0], &s) < 0)
+    if (a->n != 1 || text_of(r, a->v[0], &s) < 0)
         return rfail(r, "raise_exception");
     return rfail(r, "the template refuses: %.*s", (int)(s.n < 400 ? s.n : 400), s.s);
 }
@@ -698,7 +693,7 @@ static int fn_strftime(struct render *r, const struct args *a, struct val *out)
     char format[256], text[1024];
     struct tm tm;
     time_t when = (time_t)r->date;
-    if (want_str(r, "strftime_now", arg(a, 0, NULL), &f) < 0)
+    if (want_str(r, "strftime_now", call_arg(a, 0, NULL), &f) < 0)
         return -1;
     if (f.n == 0 || f.n >= sizeof format || memchr(f.s, '\0', f.n) || !gmtime_r(&when, &tm))
         return rfail(r, "strftime_now: bad format");
@@ -736,12 +731,12 @@ int call_builtin(struct render *r, int which, const struct args *a, struct val *
 
 /* ---- tests ---- */
 
-static int64_t int_of(const struct val *v)
+int64_t val_whole(const struct val *v)
 {
     return v && (v->kind == V_INT || v->kind == V_BOOL) ? v->i : 0;
 }
 
-static bool is_number(struct val v)
+bool val_is_number(struct val v)
 {
     return v.kind == V_INT || v.kind == V_FLOAT || v.kind == V_BOOL || v.kind == V_BIG;
 }
@@ -850,7 +845,7 @@ static int test_number(struct render *r, enum test_kind k, struct val a, const s
 {
     if (a.kind != V_INT && a.kind != V_BOOL)
         return rfail(r, "even, odd and divisibleby want a whole number, not %s", val_type(a));
-    int64_t by = k == T_DIVISIBLE ? int_of(b) : 2;
+    int64_t by = k == T_DIVISIBLE ? val_whole(b) : 2;
     if (by == 0)
         return rfail(r, "divisibleby wants a number that is not 0");
     bool even = by == -1 || a.i % by == 0;
@@ -858,9 +853,9 @@ static int test_number(struct render *r, enum test_kind k, struct val a, const s
     return 0;
 }
 
-static int run_test(struct render *r, int which, struct val v, const struct args *a, bool *out)
+int run_test(struct render *r, int which, struct val v, const struct args *a, bool *out)
 {
-    const struct val *b = arg(a, 0, NULL);
+    const struct val *b = call_arg(a, 0, NULL);
     enum test_kind k = tests[which].kind;
     struct str s;
     switch (k) {
@@ -882,7 +877,7 @@ static int run_test(struct render *r, int which, struct val v, const struct args
         *out = is_sequence(v);
         return 0;
     case T_NUMBER:
-        *out = is_number(v);
+        *out = val_is_number(v);
         return 0;
     case T_INTEGER:
         *out = v.kind == V_INT || v.kind == V_BIG;
@@ -906,7 +901,7 @@ static int run_test(struct render *r, int which, struct val v, const struct args
         return test_number(r, k, v, b, out);
     case T_UPPER:
     case T_LOWER:
-        if (as_str(r, v, &s) < 0)
+        if (text_of(r, v, &s) < 0)
             return -1;
         *out = all_are(s, k == T_UPPER ? IS_UPPER : IS_LOWER);
         return spend(r, s.n / 8);
@@ -928,677 +923,4 @@ static int run_test(struct render *r, int which, struct val v, const struct args
 int call_test(struct render *r, const struct node *t, struct val in, const struct args *a, bool *out)
 {
     return run_test(r, t->which, in, a, out);
-}
-
-/* ---- filters ---- */
-
-typedef int filter_fn(struct render *r, struct val v, const struct args *a, struct val *out);
-static int run_filter(struct render *r, int which, struct val v, const struct args *a, struct val *out);
-
-static int f_trim(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct str s, set;
-    const struct val *x = arg(a, 0, "chars");
-    bool given = x && x->kind != V_NONE;
-    if (as_str(r, v, &s) < 0 || (given && want_str(r, "trim", x, &set) < 0))
-        return -1;
-    s = strip(s, given ? &set : NULL, true, true);
-    *out = str_val(s.s, s.n);
-    return 0;
-}
-
-static int f_length(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    int64_t n = 0;
-    if (val_length(r, v, &n) < 0)
-        return -1;
-    *out = val_int(n);
-    return 0;
-}
-
-static int cased_text(struct render *r, struct val v, int how, struct val *out)
-{
-    struct str s;
-    return as_str(r, v, &s) < 0 ? -1 : change_case(r, s, how, out);
-}
-
-static int f_upper(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    return cased_text(r, v, CASE_UPPER, out);
-}
-
-static int f_lower(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    return cased_text(r, v, CASE_LOWER, out);
-}
-
-static int f_capitalize(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    return cased_text(r, v, CASE_CAPITAL, out);
-}
-
-/* Jinja's own: a word begins behind white space, - ( { [ < only. */
-static int f_title(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct str s;
-    struct buf b = BUF_INIT;
-    bool begin = true;
-    (void)a;
-    if (as_str(r, v, &s) < 0)
-        return -1;
-    for (uint32_t i = 0; i < s.n;) {
-        uint32_t cp, to[3];
-        char c[4];
-        i += (uint32_t)uni_get(s.s + i, &cp);
-        int n = begin ? uni_upper(cp, to) : uni_lower(cp, to);
-        for (int k = 0; k < n; k++)
-            buf_add(&b, c, (size_t)utf8_encode(to[k], c));
-        begin = py_space(cp) || (cp < 0x80 && cp && strchr("-({[<", (int)cp));
-    }
-    return take_buf(r, &b, spend(r, s.n / 8), out);
-}
-
-static int f_replace(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct str s, x, y;
-    int64_t n;
-    const struct val *max = arg(a, 2, "count");
-    if (max && max->kind == V_NONE)
-        max = NULL;
-    if (as_str(r, v, &s) < 0 || want_str(r, "replace", arg(a, 0, "old"), &x) < 0 ||
-        want_str(r, "replace", arg(a, 1, "new"), &y) < 0 || want_int(r, "replace", max, -1, &n) < 0)
-        return -1;
-    return replace(r, s, x, y, n, out);
-}
-
-static int f_join(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct str by = { "", 0 };
-    const struct val *d = arg(a, 0, "d");
-    if (d && as_str(r, *d, &by) < 0)
-        return -1;
-    return join(r, v, by, arg(a, 1, "attribute"), out);
-}
-
-static int end_of_list(struct render *r, struct val v, bool last, struct val *out)
-{
-    struct vlist *l;
-    if (val_iterate(r, v, &l) < 0)
-        return -1;
-    *out =
-        l->n ? l->v[last ? l->n - 1 : 0] : (struct val){ .kind = V_UNDEFINED, .s = { "member of an empty list", 23 } };
-    return 0;
-}
-
-static int f_first(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    return end_of_list(r, v, false, out);
-}
-
-static int f_last(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    return end_of_list(r, v, true, out);
-}
-
-static int f_default(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *d = arg(a, 0, "default_value"), *b = arg(a, 1, "boolean");
-    bool falsy = b && val_true(*b) && !val_true(v);
-    (void)r;
-    *out = v.kind != V_UNDEFINED && !falsy ? v : d ? *d : str_val("", 0);
-    return 0;
-}
-
-static int f_items(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    if (v.kind == V_UNDEFINED)
-        return val_list(r, V_LIST, out);
-    if (v.kind != V_DICT)
-        return rfail(r, "items wants a dict, not %s", val_type(v));
-    return dict_items(r, v.d, out);
-}
-
-static int copy_list(struct render *r, const struct vlist *l, struct val *out)
-{
-    if (val_list(r, V_LIST, out) < 0)
-        return -1;
-    for (size_t i = 0; i < l->n; i++)
-        if (list_push(r, out->l, l->v[i]) < 0)
-            return -1;
-    return 0;
-}
-
-static int f_list(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct vlist *l;
-    (void)a;
-    return val_iterate(r, v, &l) < 0 ? -1 : copy_list(r, l, out);
-}
-
-static int f_string(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    out->kind = V_STR;
-    return as_str(r, v, &out->s);
-}
-
-static int number_text(struct val v, char *text, size_t size)
-{
-    struct str s = v.kind == V_STR ? strip(v.s, NULL, true, true) : (struct str){ "", 0 };
-    if (s.n == 0 || s.n >= size)
-        return -1;
-    memcpy(text, s.s, s.n);
-    text[s.n] = '\0';
-    return 0;
-}
-
-static int f_int(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *d = arg(a, 0, "default"), *base = arg(a, 1, "base");
-    char text[64], *end;
-    (void)r;
-    if (base && int_of(base) != 10)
-        return rfail(r, "int with a base other than 10 is not supported");
-    *out = d ? *d : val_int(0);
-    if (v.kind == V_INT || v.kind == V_BOOL)
-        *out = val_int(v.i);
-    else if (v.kind == V_FLOAT && fabs(v.f) < 9e18)
-        *out = val_int((int64_t)v.f);
-    else if (number_text(v, text, sizeof text) == 0) {
-        int64_t i = strtoll(text, &end, 10);
-        if (*end == '\0') {
-            *out = val_int(i);
-        } else {
-            double f = strtod(text, &end);
-            if (*end == '\0' && fabs(f) < 9e18)
-                *out = val_int((int64_t)f);
-        }
-    }
-    return 0;
-}
-
-static int f_float(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *d = arg(a, 0, "default");
-    char text[400], *end;
-    (void)r;
-    *out = d ? *d : (struct val){ .kind = V_FLOAT, .f = 0 };
-    if (v.kind == V_INT || v.kind == V_BOOL)
-        *out = (struct val){ .kind = V_FLOAT, .f = (double)v.i };
-    else if (v.kind == V_FLOAT)
-        *out = v;
-    else if (number_text(v, text, sizeof text) == 0) {
-        double f = strtod(text, &end);
-        if (*end == '\0')
-            *out = (struct val){ .kind = V_FLOAT, .f = f };
-    }
-    return 0;
-}
-
-static int f_abs(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    (void)a;
-    if (v.kind == V_FLOAT)
-        *out = (struct val){ .kind = V_FLOAT, .f = fabs(v.f) };
-    else if ((v.kind == V_INT || v.kind == V_BOOL) && v.i != INT64_MIN)
-        *out = val_int(v.i < 0 ? -v.i : v.i);
-    else
-        return rfail(r, "abs wants a number, not %s", val_type(v));
-    return 0;
-}
-
-static int f_round(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    int64_t places;
-    const struct val *method = arg(a, 1, "method");
-    if (want_int(r, "round", arg(a, 0, "precision"), 0, &places) < 0)
-        return -1;
-    if (!is_number(v) || v.kind == V_BIG || places < 0 || places > 15)
-        return rfail(r, "round wants a number and up to 15 places");
-    double f = v.kind == V_FLOAT ? v.f : (double)v.i, p = pow(10, (double)places);
-    char text[400];
-    if (method && method->kind == V_STR && str_eq(method->s, "ceil")) {
-        f = ceil(f * p) / p;
-    } else if (method && method->kind == V_STR && str_eq(method->s, "floor")) {
-        f = floor(f * p) / p;
-    } else { /* to nearest in decimal, ties by the exact value, as Python's round() */
-        snprintf(text, sizeof text, "%.*f", (int)places, f);
-        f = strtod(text, NULL);
-    }
-    if ((v.kind == V_INT || v.kind == V_BOOL) && !(method && method->kind == V_STR && !str_eq(method->s, "common")))
-        *out = val_int(v.i);
-    else
-        *out = (struct val){ .kind = V_FLOAT, .f = f };
-    return 0;
-}
-
-static int f_reverse(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct vlist *l;
-    (void)a;
-    if (val_iterate(r, v, &l) < 0)
-        return -1;
-    if (v.kind == V_STR) {
-        struct buf b = BUF_INIT;
-        for (size_t i = l->n; i-- > 0;)
-            buf_add(&b, l->v[i].s.s, l->v[i].s.n);
-        return take_buf(r, &b, 0, out);
-    }
-    if (val_list(r, V_LIST, out) < 0)
-        return -1;
-    for (size_t i = l->n; i-- > 0;)
-        if (list_push(r, out->l, l->v[i]) < 0)
-            return -1;
-    return 0;
-}
-
-/* a.b.0: attribute by attribute; a number: an item. */
-static int dotted(struct render *r, struct val v, struct val name, struct val *out)
-{
-    if (name.kind != V_STR)
-        return get_item(r, v, name, out);
-    struct str rest = name.s;
-    *out = v;
-    for (;;) {
-        const char *dot = memchr(rest.s, '.', rest.n);
-        struct str part = { rest.s, dot ? (uint32_t)(dot - rest.s) : rest.n };
-        bool digits = part.n > 0 && part.n < 10;
-        int64_t i = 0;
-        for (uint32_t k = 0; k < part.n; k++) {
-            digits = digits && part.s[k] >= '0' && part.s[k] <= '9';
-            i = digits ? i * 10 + (part.s[k] - '0') : 0;
-        }
-        if (get_item(r, *out, digits ? val_int(i) : str_val(part.s, part.n), out) < 0)
-            return -1;
-        if (!dot)
-            return 0;
-        rest.n -= part.n + 1;
-        rest.s = dot + 1;
-    }
-}
-
-/* The key a member sorts by: itself or an attribute; texts in lower case unless case_sensitive. */
-static int sort_key(struct render *r, struct val v, const struct val *attribute, bool sensitive, struct val *out)
-{
-    *out = v;
-    if (attribute && attribute->kind != V_NONE && dotted(r, v, *attribute, out) < 0)
-        return -1;
-    if (out->kind == V_STR && !sensitive)
-        return change_case(r, out->s, CASE_LOWER, out);
-    return 0;
-}
-
-/* Stable merge sort of idx by key; comparisons may fail. */
-static int merge_sort(struct render *r, const struct val *key, size_t *idx, size_t *tmp, size_t n, bool down)
-{
-    for (size_t width = 1; width < n; width *= 2) {
-        for (size_t lo = 0; lo < n; lo += 2 * width) {
-            size_t mid = lo + width < n ? lo + width : n, hi = lo + 2 * width < n ? lo + 2 * width : n;
-            for (size_t i = lo, j = mid, k = lo; k < hi; k++) {
-                int c = 0;
-                if (i < mid && j < hi && val_compare(r, key[idx[i]], key[idx[j]], &c) < 0)
-                    return -1;
-                bool left = j >= hi || (i < mid && (down ? c >= 0 : c <= 0 || c == 2));
-                tmp[k] = left ? idx[i++] : idx[j++];
-            }
-        }
-        memcpy(idx, tmp, n * sizeof *idx);
-    }
-    return 0;
-}
-
-static int sorted(struct render *r, const struct vlist *l, const struct val *key, bool down, struct val *out)
-{
-    size_t *idx = ralloc(r, (l->n + 1) * sizeof *idx), *tmp = ralloc(r, (l->n + 1) * sizeof *tmp);
-    if (!idx || !tmp || val_list(r, V_LIST, out) < 0)
-        return -1;
-    for (size_t i = 0; i < l->n; i++)
-        idx[i] = i;
-    if (merge_sort(r, key, idx, tmp, l->n, down) < 0)
-        return -1;
-    for (size_t i = 0; i < l->n; i++)
-        if (list_push(r, out->l, l->v[idx[i]]) < 0)
-            return -1;
-    return 0;
-}
-
-static int f_sort(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *down = arg(a, 0, "reverse"), *sens = arg(a, 1, "case_sensitive"), *attr = arg(a, 2, "attribute");
-    struct vlist *l;
-    if (val_iterate(r, v, &l) < 0)
-        return -1;
-    struct val *key = ralloc(r, (l->n + 1) * sizeof *key);
-    if (!key)
-        return -1;
-    for (size_t i = 0; i < l->n; i++)
-        if (sort_key(r, l->v[i], attr, sens && val_true(*sens), &key[i]) < 0)
-            return -1;
-    return sorted(r, l, key, down && val_true(*down), out);
-}
-
-static int f_dictsort(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *sens = arg(a, 0, "case_sensitive"), *by = arg(a, 1, "by"), *down = arg(a, 2, "reverse");
-    struct val items;
-    if (v.kind != V_DICT)
-        return rfail(r, "dictsort wants a dict, not %s", val_type(v));
-    if (dict_items(r, v.d, &items) < 0)
-        return -1;
-    struct val *key = ralloc(r, (v.d->n + 1) * sizeof *key);
-    if (!key)
-        return -1;
-    bool value = by && by->kind == V_STR && str_eq(by->s, "value");
-    for (size_t i = 0; i < v.d->n; i++)
-        if (sort_key(r, value ? v.d->v[i] : v.d->key[i], NULL, sens && val_true(*sens), &key[i]) < 0)
-            return -1;
-    return sorted(r, items.l, key, down && val_true(*down), out);
-}
-
-static int f_unique(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *sens = arg(a, 0, "case_sensitive"), *attr = arg(a, 1, "attribute");
-    struct vlist *l;
-    struct val seen, key;
-    if (val_iterate(r, v, &l) < 0 || val_list(r, V_LIST, out) < 0 || val_list(r, V_LIST, &seen) < 0)
-        return -1;
-    for (size_t i = 0; i < l->n; i++) {
-        bool there;
-        if (sort_key(r, l->v[i], attr, sens && val_true(*sens), &key) < 0 || val_contains(r, seen, key, &there) < 0)
-            return -1;
-        if (!there && (list_push(r, seen.l, key) < 0 || list_push(r, out->l, l->v[i]) < 0))
-            return -1;
-    }
-    return 0;
-}
-
-static int f_map(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *attr = arg(a, a->n, "attribute"), *absent = arg(a, a->n, "default");
-    struct args rest = { a->n ? a->v + 1 : NULL, a->n ? a->n - 1 : 0, a->kw, a->n_kw };
-    struct vlist *l;
-    int which = -1;
-    if (!attr && (a->n == 0 || a->v[0].kind != V_STR || (which = filter_index(a->v[0].s)) < 0))
-        return rfail(r, "map wants the name of a filter that is supported, or attribute=");
-    if (val_iterate(r, v, &l) < 0 || val_list(r, V_LIST, out) < 0)
-        return -1;
-    for (size_t i = 0; i < l->n; i++) {
-        struct val x;
-        int rc = attr ? dotted(r, l->v[i], *attr, &x) : run_filter(r, which, l->v[i], &rest, &x);
-        if (rc == 0 && attr && x.kind == V_UNDEFINED && absent)
-            x = *absent;
-        if (rc < 0 || list_push(r, out->l, x) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-/* select, reject, selectattr, rejectattr */
-static int choose(struct render *r, struct val v, const struct args *a, bool attr, bool want, struct val *out)
-{
-    size_t skip = attr ? 1 : 0;
-    struct vlist *l;
-    int which = -1;
-    if (attr && a->n == 0)
-        return rfail(r, "selectattr and rejectattr want the name of an attribute");
-    if (a->n > skip && (a->v[skip].kind != V_STR || (which = test_index(a->v[skip].s)) < 0))
-        return rfail(r, "select and reject want the name of a test that is supported");
-    struct args rest = { a->v + skip + 1, a->n > skip + 1 ? a->n - skip - 1 : 0, a->kw, a->n_kw };
-    if (val_iterate(r, v, &l) < 0 || val_list(r, V_LIST, out) < 0)
-        return -1;
-    for (size_t i = 0; i < l->n; i++) {
-        struct val x = l->v[i];
-        bool yes = false;
-        if (spend(r, 1) < 0 || (attr && dotted(r, x, a->v[0], &x) < 0))
-            return -1;
-        if (which < 0)
-            yes = val_true(x);
-        else if (run_test(r, which, x, &rest, &yes) < 0)
-            return -1;
-        if (yes == want && list_push(r, out->l, l->v[i]) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static int f_select(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    return choose(r, v, a, false, true, out);
-}
-
-static int f_reject(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    return choose(r, v, a, false, false, out);
-}
-
-static int f_selectattr(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    return choose(r, v, a, true, true, out);
-}
-
-static int f_rejectattr(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    return choose(r, v, a, true, false, out);
-}
-
-static int f_indent(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    static const char spaces[] = "                                ";
-    const struct val *w = arg(a, 0, "width"), *first = arg(a, 1, "first"), *blank = arg(a, 2, "blank");
-    struct str s, by = { spaces, 4 };
-    struct buf b = BUF_INIT;
-    if (as_str(r, v, &s) < 0)
-        return -1;
-    if (w && w->kind == V_STR)
-        by = w->s;
-    else if (w && w->kind == V_INT && w->i >= 0 && w->i <= 32)
-        by.n = (uint32_t)w->i;
-    else if (w)
-        return rfail(r, "indent wants a width up to 32 or a text");
-    bool all = blank && val_true(*blank);
-    for (uint32_t i = 0; i <= s.n;) {
-        const char *nl = memchr(s.s + i, '\n', s.n - i);
-        uint32_t e = nl ? (uint32_t)(nl - s.s) : s.n;
-        if (i == 0 ? first && val_true(*first) : all || e > i)
-            buf_add(&b, by.s, by.n);
-        buf_add(&b, s.s + i, e - i);
-        if (nl)
-            buf_putc(&b, '\n');
-        if (b.len > TEMPLATE_MAX_BYTES || !nl)
-            break;
-        i = e + 1;
-    }
-    return take_buf(r, &b, spend(r, b.len / 64), out);
-}
-
-static int f_sum(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    const struct val *attr = arg(a, 0, "attribute"), *start = arg(a, 1, "start");
-    struct vlist *l;
-    if (val_iterate(r, v, &l) < 0)
-        return -1;
-    *out = start ? *start : val_int(0);
-    for (size_t i = 0; i < l->n; i++) {
-        struct val x = l->v[i];
-        if (spend(r, 1) < 0 || (attr && attr->kind != V_NONE && dotted(r, x, *attr, &x) < 0) ||
-            arith(r, OP_ADD, *out, x, out) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static int extreme(struct render *r, struct val v, const struct args *a, bool max, struct val *out)
-{
-    const struct val *sens = arg(a, 0, "case_sensitive"), *attr = arg(a, 1, "attribute");
-    struct vlist *l;
-    struct val best, key;
-    if (val_iterate(r, v, &l) < 0)
-        return -1;
-    *out = (struct val){ .kind = V_UNDEFINED, .s = { "member of an empty list", 23 } };
-    for (size_t i = 0; i < l->n; i++) {
-        int c = 0;
-        if (sort_key(r, l->v[i], attr, sens && val_true(*sens), &key) < 0 || (i && val_compare(r, key, best, &c) < 0))
-            return -1;
-        if (i == 0 || (c != 2 && (max ? c > 0 : c < 0))) {
-            best = key;
-            *out = l->v[i];
-        }
-    }
-    return 0;
-}
-
-static int f_min(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    return extreme(r, v, a, false, out);
-}
-
-static int f_max(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    return extreme(r, v, a, true, out);
-}
-
-static int f_escape(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct str s;
-    struct buf b = BUF_INIT;
-    (void)a;
-    if (as_str(r, v, &s) < 0)
-        return -1;
-    for (uint32_t i = 0; i < s.n; i++) {
-        const char *to = s.s[i] == '&'    ? "&amp;"
-                         : s.s[i] == '<'  ? "&lt;"
-                         : s.s[i] == '>'  ? "&gt;"
-                         : s.s[i] == '\'' ? "&#39;"
-                         : s.s[i] == '"'  ? "&#34;"
-                                          : NULL;
-        if (to)
-            buf_puts(&b, to);
-        else
-            buf_putc(&b, s.s[i]);
-    }
-    return take_buf(r, &b, spend(r, s.n / 8), out);
-}
-
-static int f_wordcount(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct str s;
-    int64_t n = 0;
-    bool in = false;
-    (void)a;
-    if (as_str(r, v, &s) < 0)
-        return -1;
-    for (uint32_t i = 0; i < s.n;) {
-        uint32_t cp;
-        i += (uint32_t)uni_get(s.s + i, &cp);
-        bool now = uni_is_word(cp);
-        n += now && !in;
-        in = now;
-    }
-    *out = val_int(n);
-    return spend(r, s.n / 8);
-}
-
-static int f_batch(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    int64_t size;
-    const struct val *fill = arg(a, 1, "fill_with");
-    struct vlist *l;
-    struct val row = val_none();
-    if (want_int(r, "batch", arg(a, 0, "linecount"), 0, &size) < 0 || val_iterate(r, v, &l) < 0 ||
-        val_list(r, V_LIST, out) < 0)
-        return -1;
-    if (size < 1)
-        return rfail(r, "batch wants a size above 0");
-    for (size_t i = 0; i < l->n; i++) {
-        if (i % (size_t)size == 0 && (val_list(r, V_LIST, &row) < 0 || list_push(r, out->l, row) < 0))
-            return -1;
-        if (list_push(r, row.l, l->v[i]) < 0)
-            return -1;
-    }
-    while (fill && fill->kind != V_NONE && l->n && row.l->n < (size_t)size)
-        if (list_push(r, row.l, *fill) < 0)
-            return -1;
-    return 0;
-}
-
-static int f_attr(struct render *r, struct val v, const struct args *a, struct val *out)
-{
-    struct str name;
-    return want_str(r, "attr", arg(a, 0, "name"), &name) < 0 ? -1 : get_attr(r, v, name, out);
-}
-
-static const struct {
-    const char *name;
-    filter_fn *fn;
-} filters[] = {
-    { "trim", f_trim },
-    { "length", f_length },
-    { "count", f_length },
-    { "upper", f_upper },
-    { "lower", f_lower },
-    { "capitalize", f_capitalize },
-    { "title", f_title },
-    { "replace", f_replace },
-    { "join", f_join },
-    { "first", f_first },
-    { "last", f_last },
-    { "default", f_default },
-    { "d", f_default },
-    { "tojson", val_json },
-    { "items", f_items },
-    { "list", f_list },
-    { "string", f_string },
-    { "int", f_int },
-    { "float", f_float },
-    { "abs", f_abs },
-    { "round", f_round },
-    { "reverse", f_reverse },
-    { "sort", f_sort },
-    { "dictsort", f_dictsort },
-    { "unique", f_unique },
-    { "map", f_map },
-    { "select", f_select },
-    { "reject", f_reject },
-    { "selectattr", f_selectattr },
-    { "rejectattr", f_rejectattr },
-    { "indent", f_indent },
-    { "sum", f_sum },
-    { "min", f_min },
-    { "max", f_max },
-    { "escape", f_escape },
-    { "e", f_escape },
-    { "safe", f_string },
-    { "wordcount", f_wordcount },
-    { "batch", f_batch },
-    { "attr", f_attr },
-};
-
-int filter_index(struct str name)
-{
-    for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++)
-        if (str_eq(name, filters[i].name))
-            return (int)i;
-    return -1;
-}
-
-/* map('map', ...) nests: its depth counts. */
-static int run_filter(struct render *r, int which, struct val v, const struct args *a, struct val *out)
-{
-    if (++r->depth > TEMPLATE_MAX_DEPTH * 2)
-        return rfail(r, "nested deeper than %d", TEMPLATE_MAX_DEPTH * 2);
-    int rc = spend(r, 1) < 0 ? -1 : filters[which].fn(r, v, a, out);
-    r->depth--;
-    return rc;
-}
-
-int call_filter(struct render *r, const struct node *f, struct val in, const struct args *a, struct val *out)
-{
-    return run_filter(r, f->which, in, a, out);
 }

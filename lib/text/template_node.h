@@ -1,6 +1,6 @@
 /* template_node.h - the tree a chat template is parsed to. Private to lib/text.
- * Parsed by template_parse.c, run by template_eval.c with the values and filters of template_value.c, template_call.c.
- */
+ * Parsed by template_lex.c and template_parse.c, run by template_eval.c with what is in template_value.c, _call.c and
+ * _filter.c. */
 #ifndef LATENT_TEXT_TEMPLATE_NODE_H
 #define LATENT_TEXT_TEMPLATE_NODE_H
 

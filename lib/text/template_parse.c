@@ -1,54 +1,11 @@
-/* template_parse.c - a chat template's text to its tree: Jinja2's lexical rules (with trim_blocks and lstrip_blocks)
- * and grammar. Precedence from low to high: if-else, or, and, not, comparisons, + -, ~, * / // %, unary - +, **, then
- * attributes, subscripts, calls, filters and tests. */
-#include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
+/* template_parse.c - a chat template's text to its tree: Jinja2's grammar, and where tags are (with trim_blocks and
+ * lstrip_blocks). Precedence from low to high: if-else, or, and, not, comparisons, + -, ~, * / // %, unary - +, **,
+ * then attributes, subscripts, calls, filters and tests. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/err.h"
-#include "base/utf8.h"
 #include "text/template.h"
-#include "text/template_node.h"
-#include "text/unicode.h"
-
-enum tok_kind { T_END, T_NAME, T_STR, T_INT, T_FLOAT, T_OP, T_TAG_END };
-
-struct tok {
-    enum tok_kind kind;
-    struct str s; /* name, operator, decoded text */
-    int64_t i;
-    double f;
-};
-
-struct parser {
-    struct chat_template *t;
-    const char *s;
-    size_t n, at;
-    int line, depth;
-    int brackets;      /* open ( [ { of the tag */
-    bool in_tag;       /* between {% or {{ and its end */
-    bool variable;     /* the tag is {{ */
-    bool line_start;   /* the data to come begins a line */
-    struct tok tok;    /* the token looked at */
-    int loops, macros; /* statements around the present one */
-    struct err *e;
-};
-
-static void fail_set(struct parser *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void fail_set(struct parser *p, const char *fmt, ...)
-{
-    char msg[600];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(msg, sizeof msg, fmt, ap);
-    va_end(ap);
-    err_set(p->e, "%s:%d: %s", p->t->name, p->line, msg);
-}
-
-/* always -1, as compilers and checkers can see */
-#define fail(...) (fail_set(__VA_ARGS__), -1)
+#include "text/template_parser.h"
 
 static struct node *node(struct parser *p, enum node_kind kind)
 {
@@ -80,250 +37,6 @@ static void nodes_take(struct parser *p, struct nodes *l, struct node ***v, size
     *l = (struct nodes){ NULL, 0, 0 };
 }
 
-/* ---- characters ---- */
-
-static bool blank(char c)
-{
-    return c == ' ' || (c >= 9 && c <= 13);
-}
-
-static bool word_char(char c)
-{
-    return c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           (unsigned char)c >= 0x80;
-}
-
-static void advance(struct parser *p, size_t to)
-{
-    for (; p->at < to; p->at++)
-        p->line += p->s[p->at] == '\n';
-}
-
-static bool looking_at(const struct parser *p, const char *what)
-{
-    size_t k = strlen(what);
-    return p->n - p->at >= k && memcmp(p->s + p->at, what, k) == 0;
-}
-
-/* ---- tokens inside a tag ---- */
-
-static int hex_digits(const char *s, int n, uint32_t *out)
-{
-    uint32_t v = 0;
-    for (int i = 0; i < n; i++) {
-        char c = s[i];
-        if (c >= '0' && c <= '9')
-            v = v << 4 | (uint32_t)(c - '0');
-        else if ((c | 32) >= 'a' && (c | 32) <= 'f')
-            v = v << 4 | (uint32_t)((c | 32) - 'a' + 10);
-        else
-            return -1;
-    }
-    *out = v;
-    return 0;
-}
-
-/* Python's escapes. s[*i] is behind the backslash. */
-static int unescape(struct parser *p, const char *s, size_t n, size_t *i, struct buf *out)
-{
-    static const char from[] = "ntr\\'\"abfv0", to[] = "\n\t\r\\'\"\a\b\f\v";
-    char c = s[(*i)++];
-    const char *k = strchr(from, c);
-    if (c == '\n')
-        return 0;
-    if (k && *k && c != '0') {
-        buf_putc(out, to[k - from]);
-        return 0;
-    }
-    if (c == '0' && !(*i < n && s[*i] >= '0' && s[*i] <= '7')) {
-        buf_putc(out, '\0');
-        return 0;
-    }
-    int digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
-    if (digits) {
-        uint32_t cp;
-        char utf8[4];
-        if (n - *i < (size_t)digits || hex_digits(s + *i, digits, &cp) < 0 || cp > 0x10ffff ||
-            (cp >= 0xd800 && cp < 0xe000))
-            return fail(p, "bad \\%c escape in a text", c);
-        *i += (size_t)digits;
-        buf_add(out, utf8, (size_t)utf8_encode(cp, utf8));
-        return 0;
-    }
-    if ((c >= '0' && c <= '7') || c == 'N')
-        return fail(p, "escape \\%c in a text is not supported", c);
-    buf_putc(out, '\\');
-    buf_putc(out, c);
-    return 0;
-}
-
-static int lex_string(struct parser *p)
-{
-    char quote = p->s[p->at];
-    struct buf out = BUF_INIT;
-    size_t i = p->at + 1;
-    int rc = 0;
-    while (rc == 0 && i < p->n && p->s[i] != quote) {
-        if (p->s[i] == '\\' && i + 1 < p->n) {
-            i++;
-            rc = unescape(p, p->s, p->n, &i, &out);
-        } else {
-            buf_putc(&out, p->s[i++]);
-        }
-    }
-    if (rc == 0 && i >= p->n)
-        rc = fail(p, "a text in quotes has no end");
-    if (rc == 0) {
-        p->tok.kind = T_STR;
-        p->tok.s = (struct str){ arena_strndup(&p->t->arena, out.s, out.len), (uint32_t)out.len };
-        advance(p, i + 1);
-    }
-    buf_release(&out);
-    return rc;
-}
-
-static int lex_number(struct parser *p)
-{
-    char text[400];
-    size_t i = p->at, k = 0;
-    bool real = false;
-    while (i < p->n && k < sizeof text - 1) {
-        char c = p->s[i];
-        if ((c >= '0' && c <= '9') || c == '_') {
-            if (c != '_')
-                text[k++] = c;
-        } else if (c == '.' && !real && i + 1 < p->n && p->s[i + 1] >= '0' && p->s[i + 1] <= '9') {
-            real = true;
-            text[k++] = c;
-        } else if ((c == 'e' || c == 'E') && i + 1 < p->n &&
-                   ((p->s[i + 1] >= '0' && p->s[i + 1] <= '9') ||
-                    ((p->s[i + 1] == '-' || p->s[i + 1] == '+') && i + 2 < p->n && p->s[i + 2] >= '0' &&
-                     p->s[i + 2] <= '9'))) {
-            real = true;
-            text[k++] = c;
-            text[k++] = p->s[++i];
-        } else {
-            break;
-        }
-        i++;
-    }
-    text[k] = '\0';
-    errno = 0;
-    if (real) {
-        p->tok.kind = T_FLOAT;
-        p->tok.f = strtod(text, NULL);
-    } else {
-        p->tok.kind = T_INT;
-        p->tok.i = strtoll(text, NULL, 10);
-        if (errno == ERANGE)
-            return fail(p, "number %s is too large", text);
-    }
-    advance(p, i);
-    return 0;
-}
-
-static int lex_op(struct parser *p)
-{
-    static const char *const ops[] = { "**", "//", "==", "!=", "<=", ">=", "+", "-", "*", "/", "%", "~", "|",
-                                       "(",  ")",  "[",  "]",  "{",  "}",  ",", ":", ".", "=", "<", ">" };
-    for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)
-        if (looking_at(p, ops[i])) {
-            char c = ops[i][0];
-            p->tok.kind = T_OP;
-            p->tok.s = (struct str){ ops[i], (uint32_t)strlen(ops[i]) };
-            p->brackets += c == '(' || c == '[' || c == '{';
-            p->brackets -= c == ')' || c == ']' || c == '}';
-            advance(p, p->at + p->tok.s.n);
-            return 0;
-        }
-    unsigned char c = (unsigned char)p->s[p->at];
-    return c >= 0x20 && c < 0x7f ? fail(p, "unexpected character '%c'", c) : fail(p, "unexpected byte 0x%02x", c);
-}
-
-/* The end of the tag, with what it swallows behind it. */
-static bool lex_tag_end(struct parser *p)
-{
-    const char *end = p->variable ? "}}" : "%}";
-    char with[4] = { p->s[p->at], end[0], end[1], 0 };
-    if (p->brackets > 0)
-        return false;
-    bool strip = with[0] == '-' && looking_at(p, with), keep = !p->variable && with[0] == '+' && looking_at(p, with);
-    if (!strip && !keep && !looking_at(p, end))
-        return false;
-    advance(p, p->at + 2 + (strip || keep));
-    if (strip)
-        while (p->at < p->n && blank(p->s[p->at]))
-            advance(p, p->at + 1);
-    else if (!keep && !p->variable && p->at < p->n && p->s[p->at] == '\n')
-        advance(p, p->at + 1);
-    p->line_start = p->at > 0 && p->s[p->at - 1] == '\n';
-    p->tok.kind = T_TAG_END;
-    p->in_tag = false;
-    return true;
-}
-
-static int next(struct parser *p)
-{
-    while (p->at < p->n && blank(p->s[p->at]))
-        advance(p, p->at + 1);
-    if (p->at >= p->n)
-        return fail(p, "the template ends inside a tag");
-    if (lex_tag_end(p))
-        return 0;
-    char c = p->s[p->at];
-    if (c == '\'' || c == '"')
-        return lex_string(p);
-    if (c >= '0' && c <= '9')
-        return lex_number(p);
-    if (word_char(c)) {
-        size_t i = p->at;
-        while (i < p->n && word_char(p->s[i]))
-            i++;
-        p->tok.kind = T_NAME;
-        p->tok.s = (struct str){ p->s + p->at, (uint32_t)(i - p->at) };
-        advance(p, i);
-        return 0;
-    }
-    return lex_op(p);
-}
-
-static bool is_op(const struct parser *p, const char *op)
-{
-    return p->tok.kind == T_OP && strlen(op) == p->tok.s.n && memcmp(op, p->tok.s.s, p->tok.s.n) == 0;
-}
-
-static bool str_is(struct str s, const char *w)
-{
-    return strlen(w) == s.n && memcmp(w, s.s, s.n) == 0;
-}
-
-static bool is_word(const struct parser *p, const char *w)
-{
-    return p->tok.kind == T_NAME && str_is(p->tok.s, w);
-}
-
-static int unexpected(struct parser *p, const char *wanted)
-{
-    switch (p->tok.kind) {
-    case T_TAG_END:
-        return fail(p, "expected %s, found the end of the tag", wanted);
-    case T_STR:
-        return fail(p, "expected %s, found a text", wanted);
-    case T_INT:
-    case T_FLOAT:
-        return fail(p, "expected %s, found a number", wanted);
-    default:
-        return fail(p, "expected %s, found \"%.*s\"", wanted, (int)(p->tok.s.n < 100 ? p->tok.s.n : 100), p->tok.s.s);
-    }
-}
-
-static int expect_op(struct parser *p, const char *op)
-{
-    char wanted[16];
-    snprintf(wanted, sizeof wanted, "\"%s\"", op);
-    return is_op(p, op) ? next(p) : unexpected(p, wanted);
-}
-
 /* ---- expressions ---- */
 
 static int expression(struct parser *p, struct node **out);
@@ -352,17 +65,17 @@ static int arguments(struct parser *p, struct node *call)
             }
             struct node *k = node(p, N_KEYWORD);
             k->text = x->text;
-            if ((rc = next(p)) == 0)
+            if ((rc = lex_next(p)) == 0)
                 rc = expression(p, &k->a);
             x = k;
         }
         if (rc == 0)
             nodes_push(&l, x);
         if (rc == 0 && !is_op(p, ")"))
-            rc = expect_op(p, ",");
+            rc = lex_expect_op(p, ",");
     }
     if (rc == 0)
-        rc = next(p);
+        rc = lex_next(p);
     nodes_take(p, &l, &call->kids, &call->n);
     return rc;
 }
@@ -378,15 +91,15 @@ static int members(struct parser *p, struct node *x, const char *close, bool pai
             break;
         nodes_push(&l, k);
         if (pairs) {
-            if ((rc = expect_op(p, ":")) < 0 || (rc = expression(p, &k)) < 0)
+            if ((rc = lex_expect_op(p, ":")) < 0 || (rc = expression(p, &k)) < 0)
                 break;
             nodes_push(&l, k);
         }
         if (!is_op(p, close))
-            rc = expect_op(p, ",");
+            rc = lex_expect_op(p, ",");
     }
     if (rc == 0)
-        rc = next(p);
+        rc = lex_next(p);
     nodes_take(p, &l, &x->kids, &x->n);
     return rc;
 }
@@ -395,16 +108,16 @@ static int parenthesis(struct parser *p, struct node **out)
 {
     if (is_op(p, ")")) {
         *out = node(p, N_TUPLE);
-        return next(p);
+        return lex_next(p);
     }
     struct node *first;
     if (expression(p, &first) < 0)
         return -1;
     if (is_op(p, ")")) {
         *out = first;
-        return next(p);
+        return lex_next(p);
     }
-    if (expect_op(p, ",") < 0)
+    if (lex_expect_op(p, ",") < 0)
         return -1;
     *out = node(p, N_TUPLE);
     if (members(p, *out, ")", false) < 0)
@@ -430,7 +143,7 @@ static int primary(struct parser *p, struct node **out)
         }
         x->text = p->tok.s;
         *out = x;
-        return next(p);
+        return lex_next(p);
     }
     if (p->tok.kind == T_STR) {
         struct buf all = BUF_INIT; /* neighbours are one text */
@@ -438,7 +151,7 @@ static int primary(struct parser *p, struct node **out)
         int rc = 0;
         while (rc == 0 && p->tok.kind == T_STR) {
             buf_add(&all, p->tok.s.s, p->tok.s.n);
-            rc = next(p);
+            rc = lex_next(p);
         }
         x->text = (struct str){ arena_strndup(&p->t->arena, all.s, all.len), (uint32_t)all.len };
         buf_release(&all);
@@ -449,19 +162,19 @@ static int primary(struct parser *p, struct node **out)
         *out = x = node(p, p->tok.kind == T_INT ? N_CONST_INT : N_CONST_FLOAT);
         x->i = p->tok.i;
         x->f = p->tok.f;
-        return next(p);
+        return lex_next(p);
     }
     if (is_op(p, "("))
-        return next(p) < 0 ? -1 : parenthesis(p, out);
+        return lex_next(p) < 0 ? -1 : parenthesis(p, out);
     if (is_op(p, "[")) {
         *out = x = node(p, N_LIST);
-        return next(p) < 0 ? -1 : members(p, x, "]", false);
+        return lex_next(p) < 0 ? -1 : members(p, x, "]", false);
     }
     if (is_op(p, "{")) {
         *out = x = node(p, N_DICT);
-        return next(p) < 0 ? -1 : members(p, x, "}", true);
+        return lex_next(p) < 0 ? -1 : members(p, x, "}", true);
     }
-    return unexpected(p, "an expression");
+    return lex_unexpected(p, "an expression");
 }
 
 /* Behind "[": an index or a slice, and "]". */
@@ -477,16 +190,16 @@ static int subscript(struct parser *p, struct node *of, struct node **out)
             break;
         x->kind = N_SLICE;
         if (++k == 3)
-            return unexpected(p, "\"]\"");
-        if (next(p) < 0)
+            return lex_unexpected(p, "\"]\"");
+        if (lex_next(p) < 0)
             return -1;
     }
     if (x->kind == N_INDEX && !x->b)
-        return unexpected(p, "an index");
+        return lex_unexpected(p, "an index");
     if (is_op(p, ","))
         return fail(p, "several indices in [] are not supported");
     *out = x;
-    return expect_op(p, "]");
+    return lex_expect_op(p, "]");
 }
 
 static int postfix(struct parser *p, struct node **x)
@@ -494,7 +207,7 @@ static int postfix(struct parser *p, struct node **x)
     for (;;) {
         struct node *y = NULL;
         if (is_op(p, ".")) {
-            if (next(p) < 0)
+            if (lex_next(p) < 0)
                 return -1;
             y = node(p, N_ATTR);
             y->a = *x;
@@ -503,18 +216,18 @@ static int postfix(struct parser *p, struct node **x)
                 y->b = node(p, N_CONST_INT);
                 y->b->i = p->tok.i;
             } else if (p->tok.kind != T_NAME) {
-                return unexpected(p, "a name behind \".\"");
+                return lex_unexpected(p, "a name behind \".\"");
             }
             y->text = p->tok.s;
-            if (next(p) < 0)
+            if (lex_next(p) < 0)
                 return -1;
         } else if (is_op(p, "[")) {
-            if (next(p) < 0 || subscript(p, *x, &y) < 0)
+            if (lex_next(p) < 0 || subscript(p, *x, &y) < 0)
                 return -1;
         } else if (is_op(p, "(")) {
             y = node(p, N_CALL);
             y->a = *x;
-            if (next(p) < 0 || arguments(p, y) < 0)
+            if (lex_next(p) < 0 || arguments(p, y) < 0)
                 return -1;
         } else {
             return 0;
@@ -526,7 +239,7 @@ static int postfix(struct parser *p, struct node **x)
 static int filter(struct parser *p, struct node **x)
 {
     if (p->tok.kind != T_NAME)
-        return unexpected(p, "the name of a filter");
+        return lex_unexpected(p, "the name of a filter");
     struct node *f = node(p, N_FILTER);
     f->text = p->tok.s;
     f->which = filter_index(f->text);
@@ -534,9 +247,9 @@ static int filter(struct parser *p, struct node **x)
     if (f->which < 0)
         return fail(p, "filter \"%.*s\" is not supported", (int)f->text.n, f->text.s);
     *x = f;
-    if (next(p) < 0)
+    if (lex_next(p) < 0)
         return -1;
-    return is_op(p, "(") ? (next(p) < 0 ? -1 : arguments(p, f)) : 0;
+    return is_op(p, "(") ? (lex_next(p) < 0 ? -1 : arguments(p, f)) : 0;
 }
 
 static bool starts_operand(const struct parser *p)
@@ -553,20 +266,20 @@ static int test(struct parser *p, struct node **x)
     y->a = *x;
     if (is_word(p, "not")) {
         y->i = 1;
-        if (next(p) < 0)
+        if (lex_next(p) < 0)
             return -1;
     }
     if (p->tok.kind != T_NAME)
-        return unexpected(p, "the name of a test");
+        return lex_unexpected(p, "the name of a test");
     y->text = p->tok.s;
     y->which = test_index(y->text);
     if (y->which < 0)
         return fail(p, "test \"%.*s\" is not supported", (int)y->text.n, y->text.s);
     *x = y;
-    if (next(p) < 0)
+    if (lex_next(p) < 0)
         return -1;
     if (is_op(p, "("))
-        return next(p) < 0 ? -1 : arguments(p, y);
+        return lex_next(p) < 0 ? -1 : arguments(p, y);
     if (!starts_operand(p))
         return 0;
     if (primary(p, &arg) < 0 || postfix(p, &arg) < 0)
@@ -582,9 +295,9 @@ static int filters(struct parser *p, struct node **x)
     for (;;) {
         int rc;
         if (is_op(p, "|"))
-            rc = next(p) < 0 ? -1 : filter(p, x);
+            rc = lex_next(p) < 0 ? -1 : filter(p, x);
         else if (is_word(p, "is"))
-            rc = next(p) < 0 ? -1 : test(p, x);
+            rc = lex_next(p) < 0 ? -1 : test(p, x);
         else if (is_op(p, "("))
             rc = postfix(p, x);
         else
@@ -602,7 +315,7 @@ static int unary(struct parser *p, struct node **out, bool with_filter)
     if (is_op(p, "-") || is_op(p, "+")) {
         struct node *x = node(p, N_UNARY);
         x->op = is_op(p, "-") ? OP_NEG : OP_POS;
-        rc = next(p) < 0 ? -1 : unary(p, &x->a, false);
+        rc = lex_next(p) < 0 ? -1 : unary(p, &x->a, false);
         *out = x;
     } else {
         rc = primary(p, out);
@@ -641,7 +354,7 @@ static int binary(struct parser *p, struct node **out, const struct level *l)
         struct node *x = node(p, N_BINARY);
         x->op = l->ops[k].op;
         x->a = *out;
-        if (next(p) < 0 || l->below(p, &x->b) < 0)
+        if (lex_next(p) < 0 || l->below(p, &x->b) < 0)
             return -1;
         *out = x;
     }
@@ -682,20 +395,20 @@ static int comparison_op(struct parser *p, enum op *op)
     for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)
         if (is_op(p, ops[i].text)) {
             *op = ops[i].op;
-            return next(p) < 0 ? -1 : 1;
+            return lex_next(p) < 0 ? -1 : 1;
         }
     if (is_word(p, "in")) {
         *op = OP_IN;
-        return next(p) < 0 ? -1 : 1;
+        return lex_next(p) < 0 ? -1 : 1;
     }
     if (is_word(p, "not")) {
         /* only "not in" can stand here */
-        if (next(p) < 0)
+        if (lex_next(p) < 0)
             return -1;
         if (!is_word(p, "in"))
-            return unexpected(p, "\"in\" behind \"not\"");
+            return lex_unexpected(p, "\"in\" behind \"not\"");
         *op = OP_NOT_IN;
-        return next(p) < 0 ? -1 : 1;
+        return lex_next(p) < 0 ? -1 : 1;
     }
     return 0;
 }
@@ -730,7 +443,7 @@ static int negation(struct parser *p, struct node **out)
     if (enter(p) < 0)
         return -1;
     struct node *x = *out = node(p, N_NOT);
-    int rc = next(p) < 0 ? -1 : negation(p, &x->a);
+    int rc = lex_next(p) < 0 ? -1 : negation(p, &x->a);
     p->depth--;
     return rc;
 }
@@ -742,7 +455,7 @@ static int conjunction(struct parser *p, struct node **out)
     while (is_word(p, "and")) {
         struct node *x = node(p, N_AND);
         x->a = *out;
-        if (next(p) < 0 || negation(p, &x->b) < 0)
+        if (lex_next(p) < 0 || negation(p, &x->b) < 0)
             return -1;
         *out = x;
     }
@@ -756,7 +469,7 @@ static int condition_free(struct parser *p, struct node **out)
     while (is_word(p, "or")) {
         struct node *x = node(p, N_OR);
         x->a = *out;
-        if (next(p) < 0 || conjunction(p, &x->b) < 0)
+        if (lex_next(p) < 0 || conjunction(p, &x->b) < 0)
             return -1;
         *out = x;
     }
@@ -772,9 +485,9 @@ static int expression(struct parser *p, struct node **out)
         struct node *x = node(p, N_IF_EXPR);
         x->a = *out;
         *out = x;
-        rc = next(p) < 0 ? -1 : condition_free(p, &x->b);
+        rc = lex_next(p) < 0 ? -1 : condition_free(p, &x->b);
         if (rc == 0 && is_word(p, "else"))
-            rc = next(p) < 0 ? -1 : expression(p, &x->c);
+            rc = lex_next(p) < 0 ? -1 : expression(p, &x->c);
     }
     p->depth--;
     return rc;
@@ -793,7 +506,7 @@ static int expression_list(struct parser *p, struct node **out, bool with_condit
     if (rc == 0)
         nodes_push(&l, x);
     while (rc == 0 && is_op(p, ",")) {
-        if ((rc = next(p)) < 0 || p->tok.kind == T_TAG_END || is_word(p, "in") || is_op(p, "="))
+        if ((rc = lex_next(p)) < 0 || p->tok.kind == T_TAG_END || is_word(p, "in") || is_op(p, "="))
             break;
         rc = with_condition ? expression(p, &x) : condition_free(p, &x);
         if (rc == 0)
@@ -810,7 +523,7 @@ static int body(struct parser *p, struct node *into, const char *const *ends);
 
 static int tag_end(struct parser *p)
 {
-    return p->tok.kind == T_TAG_END ? 0 : unexpected(p, "the end of the tag");
+    return p->tok.kind == T_TAG_END ? 0 : lex_unexpected(p, "the end of the tag");
 }
 
 /* A name, or several with commas (parentheses allowed). attr: name.attribute may be set. */
@@ -818,35 +531,35 @@ static int target(struct parser *p, struct node **out, bool attr)
 {
     struct nodes l = { NULL, 0, 0 };
     bool paren = is_op(p, "("), comma = false;
-    int rc = paren ? next(p) : 0;
+    int rc = paren ? lex_next(p) : 0;
     while (rc == 0) {
         if (p->tok.kind != T_NAME) {
-            rc = unexpected(p, "a name");
+            rc = lex_unexpected(p, "a name");
             break;
         }
         struct node *x = node(p, N_NAME);
         x->text = p->tok.s;
         nodes_push(&l, x);
-        if ((rc = next(p)) == 0 && attr && l.n == 1 && is_op(p, ".")) {
+        if ((rc = lex_next(p)) == 0 && attr && l.n == 1 && is_op(p, ".")) {
             struct node *y = node(p, N_ATTR);
             y->a = x;
-            if ((rc = next(p)) == 0 && p->tok.kind != T_NAME)
-                rc = unexpected(p, "a name behind \".\"");
+            if ((rc = lex_next(p)) == 0 && p->tok.kind != T_NAME)
+                rc = lex_unexpected(p, "a name behind \".\"");
             y->text = p->tok.s;
             if (rc == 0)
-                rc = next(p);
+                rc = lex_next(p);
             l.v[0] = y;
             break;
         }
         if (rc < 0 || !is_op(p, ","))
             break;
         comma = true;
-        rc = next(p);
+        rc = lex_next(p);
         if (rc == 0 && (is_word(p, "in") || is_op(p, "=") || is_op(p, ")")))
             break;
     }
     if (rc == 0 && paren)
-        rc = expect_op(p, ")");
+        rc = lex_expect_op(p, ")");
     struct node *t = node(p, N_TUPLE);
     nodes_take(p, &l, &t->kids, &t->n);
     if (rc == 0)
@@ -866,15 +579,15 @@ static int parse_if(struct parser *p, struct node **out)
             break;
         x->b = node(p, N_IF);
         x = x->b;
-        if (next(p) < 0)
+        if (lex_next(p) < 0)
             return -1;
     }
     if (is_word(p, "else")) {
         x->b = node(p, N_BLOCK);
-        if (next(p) < 0 || tag_end(p) < 0 || body(p, x->b, end) < 0)
+        if (lex_next(p) < 0 || tag_end(p) < 0 || body(p, x->b, end) < 0)
             return -1;
     }
-    return next(p) < 0 ? -1 : tag_end(p);
+    return lex_next(p) < 0 ? -1 : tag_end(p);
 }
 
 static int parse_for(struct parser *p, struct node **out)
@@ -885,10 +598,10 @@ static int parse_for(struct parser *p, struct node **out)
     if (target(p, &x->b, false) < 0)
         return -1;
     if (!is_word(p, "in"))
-        return unexpected(p, "\"in\"");
-    if (next(p) < 0 || expression_list(p, &x->a, false) < 0)
+        return lex_unexpected(p, "\"in\"");
+    if (lex_next(p) < 0 || expression_list(p, &x->a, false) < 0)
         return -1;
-    if (is_word(p, "if") && (next(p) < 0 || expression(p, &x->c) < 0))
+    if (is_word(p, "if") && (lex_next(p) < 0 || expression(p, &x->c) < 0))
         return -1;
     if (is_word(p, "recursive"))
         return fail(p, "recursive loops are not supported");
@@ -901,10 +614,10 @@ static int parse_for(struct parser *p, struct node **out)
         return -1;
     if (is_word(p, "else")) {
         x->d = node(p, N_BLOCK);
-        if (next(p) < 0 || tag_end(p) < 0 || body(p, x->d, end) < 0)
+        if (lex_next(p) < 0 || tag_end(p) < 0 || body(p, x->d, end) < 0)
             return -1;
     }
-    return next(p) < 0 ? -1 : tag_end(p);
+    return lex_next(p) < 0 ? -1 : tag_end(p);
 }
 
 static int parse_set(struct parser *p, struct node **out)
@@ -914,17 +627,17 @@ static int parse_set(struct parser *p, struct node **out)
     if (target(p, &x->b, true) < 0)
         return -1;
     if (is_op(p, "=")) {
-        if (next(p) < 0 || expression_list(p, &x->a, true) < 0)
+        if (lex_next(p) < 0 || expression_list(p, &x->a, true) < 0)
             return -1;
         return tag_end(p);
     }
     x->kind = N_SET_BLOCK;
     while (is_op(p, "|"))
-        if (next(p) < 0 || filter(p, &x->a) < 0)
+        if (lex_next(p) < 0 || filter(p, &x->a) < 0)
             return -1;
     if (tag_end(p) < 0 || body(p, x, end) < 0)
         return -1;
-    return next(p) < 0 ? -1 : tag_end(p);
+    return lex_next(p) < 0 ? -1 : tag_end(p);
 }
 
 /* Parameters of a macro, behind "(". */
@@ -934,20 +647,20 @@ static int parameters(struct parser *p, struct node *x)
     int rc = 0;
     while (rc == 0 && !is_op(p, ")")) {
         if (p->tok.kind != T_NAME) {
-            rc = unexpected(p, "the name of a parameter");
+            rc = lex_unexpected(p, "the name of a parameter");
             break;
         }
         struct node *k = node(p, N_KEYWORD);
         k->text = p->tok.s;
         nodes_push(&l, k);
-        rc = next(p);
+        rc = lex_next(p);
         if (rc == 0 && is_op(p, "="))
-            rc = next(p) < 0 ? -1 : expression(p, &k->a);
+            rc = lex_next(p) < 0 ? -1 : expression(p, &k->a);
         if (rc == 0 && !is_op(p, ")"))
-            rc = expect_op(p, ",");
+            rc = lex_expect_op(p, ",");
     }
     if (rc == 0)
-        rc = next(p);
+        rc = lex_next(p);
     nodes_take(p, &l, &x->args, &x->n_args);
     return rc;
 }
@@ -958,7 +671,7 @@ static int inner_body(struct parser *p, struct node *x, const char *const *end)
     p->loops = 0; /* break does not reach out of a macro */
     int rc = tag_end(p) < 0 ? -1 : body(p, x, end);
     p->loops = loops;
-    return rc < 0 || next(p) < 0 ? -1 : tag_end(p);
+    return rc < 0 || lex_next(p) < 0 ? -1 : tag_end(p);
 }
 
 static int parse_macro(struct parser *p, struct node **out)
@@ -966,9 +679,9 @@ static int parse_macro(struct parser *p, struct node **out)
     static const char *const end[] = { "endmacro", NULL };
     struct node *x = *out = node(p, N_MACRO);
     if (p->tok.kind != T_NAME)
-        return unexpected(p, "the name of a macro");
+        return lex_unexpected(p, "the name of a macro");
     x->text = p->tok.s;
-    if (next(p) < 0 || expect_op(p, "(") < 0 || parameters(p, x) < 0)
+    if (lex_next(p) < 0 || lex_expect_op(p, "(") < 0 || parameters(p, x) < 0)
         return -1;
     return inner_body(p, x, end);
 }
@@ -977,7 +690,7 @@ static int parse_call(struct parser *p, struct node **out)
 {
     static const char *const end[] = { "endcall", NULL };
     struct node *x = *out = node(p, N_CALL_BLOCK);
-    if (is_op(p, "(") && (next(p) < 0 || parameters(p, x) < 0))
+    if (is_op(p, "(") && (lex_next(p) < 0 || parameters(p, x) < 0))
         return -1;
     if (expression(p, &x->a) < 0)
         return -1;
@@ -993,7 +706,7 @@ static int parse_filter_block(struct parser *p, struct node **out)
     if (filter(p, &x->a) < 0)
         return -1;
     while (is_op(p, "|"))
-        if (next(p) < 0 || filter(p, &x->a) < 0)
+        if (lex_next(p) < 0 || filter(p, &x->a) < 0)
             return -1;
     return inner_body(p, x, end);
 }
@@ -1006,16 +719,16 @@ static int parse_with(struct parser *p, struct node **out)
     int rc = 0;
     while (rc == 0 && p->tok.kind != T_TAG_END) {
         struct node *k = node(p, N_SET);
-        if ((rc = target(p, &k->b, false)) < 0 || (rc = expect_op(p, "=")) < 0 || (rc = expression(p, &k->a)) < 0)
+        if ((rc = target(p, &k->b, false)) < 0 || (rc = lex_expect_op(p, "=")) < 0 || (rc = expression(p, &k->a)) < 0)
             break;
         nodes_push(&l, k);
         if (is_op(p, ","))
-            rc = next(p);
+            rc = lex_next(p);
         else
             break;
     }
     nodes_take(p, &l, &x->args, &x->n_args);
-    if (rc < 0 || tag_end(p) < 0 || body(p, x, end) < 0 || next(p) < 0)
+    if (rc < 0 || tag_end(p) < 0 || body(p, x, end) < 0 || lex_next(p) < 0)
         return -1;
     return tag_end(p);
 }
@@ -1024,7 +737,7 @@ static int parse_generation(struct parser *p, struct node **out)
 {
     static const char *const end[] = { "endgeneration", NULL };
     struct node *x = *out = node(p, N_BLOCK);
-    if (tag_end(p) < 0 || body(p, x, end) < 0 || next(p) < 0)
+    if (tag_end(p) < 0 || body(p, x, end) < 0 || lex_next(p) < 0)
         return -1;
     return tag_end(p);
 }
@@ -1050,9 +763,9 @@ static int statement(struct parser *p, struct node **out)
         { "with", parse_with }, { "generation", parse_generation },
     };
     if (p->tok.kind != T_NAME)
-        return unexpected(p, "a statement");
+        return lex_unexpected(p, "a statement");
     struct str word = p->tok.s;
-    if (next(p) < 0)
+    if (lex_next(p) < 0)
         return -1;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (str_is(word, all[i].name))
@@ -1099,12 +812,12 @@ static int skip_comment(struct parser *p)
         return fail(p, "a comment has no end");
     size_t i = (size_t)(end - p->s);
     char sign = i > p->at ? p->s[i - 1] : ' ';
-    advance(p, i + 2);
+    lex_advance(p, i + 2);
     if (sign == '-')
         while (p->at < p->n && blank(p->s[p->at]))
-            advance(p, p->at + 1);
+            lex_advance(p, p->at + 1);
     else if (sign != '+' && p->at < p->n && p->s[p->at] == '\n')
-        advance(p, p->at + 1);
+        lex_advance(p, p->at + 1);
     p->line_start = p->s[p->at - 1] == '\n';
     return 0;
 }
@@ -1142,11 +855,11 @@ static int raw_block(struct parser *p, struct nodes *l, size_t begin, char begin
             continue;
         p->line_start = false;
         push_text(p, l, b, text_end(p, b, i, i + 2 < p->n ? p->s[i + 2] : ' ', false), p->line);
-        advance(p, end);
+        lex_advance(p, end);
         if (sign == '-')
-            advance(p, skip_blanks(p, p->at));
+            lex_advance(p, skip_blanks(p, p->at));
         else if (sign != '+' && p->at < p->n && p->s[p->at] == '\n')
-            advance(p, p->at + 1);
+            lex_advance(p, p->at + 1);
         p->line_start = p->s[p->at - 1] == '\n';
         return 0;
     }
@@ -1163,13 +876,13 @@ static int body_list(struct parser *p, struct nodes *l, const char *const *ends)
             i++;
         if (i + 1 >= p->n) {
             push_text(p, l, b, p->n, line);
-            advance(p, p->n);
+            lex_advance(p, p->n);
             return ends ? fail(p, "the template ends where \"%s\" was expected", ends[0]) : 0;
         }
         char what = p->s[i + 1], sign = i + 2 < p->n ? p->s[i + 2] : ' ';
         bool variable = what == '{';
         push_text(p, l, b, text_end(p, b, i, sign, variable), line);
-        advance(p, i + 2);
+        lex_advance(p, i + 2);
         if (what == '#') {
             if (skip_comment(p) < 0)
                 return -1;
@@ -1183,11 +896,11 @@ static int body_list(struct parser *p, struct nodes *l, const char *const *ends)
             continue;
         }
         if (sign == '-' || sign == '+')
-            advance(p, p->at + 1);
+            lex_advance(p, p->at + 1);
         p->in_tag = true;
         p->variable = variable;
         p->brackets = 0;
-        if (next(p) < 0)
+        if (lex_next(p) < 0)
             return -1;
         struct node *x = NULL;
         if (variable) {

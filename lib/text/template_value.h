@@ -138,7 +138,7 @@ size_t str_chars(struct str s);                /* code points */
 size_t str_offset(struct str s, size_t chars); /* bytes of the first so many */
 bool py_space(uint32_t c);                     /* Python's str.isspace for one character */
 
-/* template_call.c */
+/* template_filter.c, template_call.c */
 int call_filter(struct render *r, const struct node *f, struct val in, const struct args *a, struct val *out);
 int call_test(struct render *r, const struct node *t, struct val in, const struct args *a, bool *out);
 int call_method(struct render *r, const struct method *m, const struct args *a, struct val *out);
