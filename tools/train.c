@@ -633,11 +633,13 @@ static int train(struct train *t, struct checkpoint *c, struct err *e)
                               .save_every = o.save_every,
                               .eval_every = o.eval_every,
                               .stop = stage_interrupted,
-                              .peak = strncmp(t->d->name, "cpu", 3) == 0 ? peak_flops((int)common.threads) : 0,
                               .width = widest(&t->config) };
     struct run_result result;
-    if (open_trainable(t, e) < 0 || say_identity(t, e) < 0 ||
-        train_run(t->t, &t->opt, t->batches, c, &ro, &result, e) < 0 || write_output(t, c, &result, e) < 0)
+    if (open_trainable(t, e) < 0 || say_identity(t, e) < 0)
+        return -1;
+    if (strncmp(t->d->name, "cpu", 3) == 0) /* measured only now that there are steps to measure against it */
+        ro.peak = peak_flops((int)common.threads, 0);
+    if (train_run(t->t, &t->opt, t->batches, c, &ro, &result, e) < 0 || write_output(t, c, &result, e) < 0)
         return -1;
     log_info("%s: %lld steps, loss %.4f, %lld tokens, %.0f tokens/s", common.output, (long long)t->batches->steps,
              result.loss, (long long)result.tokens, result.seconds > 0 ? (double)result.tokens / result.seconds : 0);

@@ -1,6 +1,7 @@
 /* peak.c - see peak.h. */
 #include "train/peak.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <time.h>
 
@@ -53,14 +54,16 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double peak_flops(int threads)
+double peak_flops(int threads, int width)
 {
     struct pool *pool;
     struct err e;
     double best = 0;
-    int width = __builtin_cpu_supports("avx512f") ? 16 : 8;
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+    bool wide = __builtin_cpu_supports("avx512f");
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || (width == 16 && !wide))
         return 0;
+    if (!width)
+        width = wide ? 16 : 8;
     if (threads <= 0)
         threads = pool_cores();
     if (pool_open(&pool, threads, &e) < 0)
@@ -76,9 +79,9 @@ double peak_flops(int threads)
     return best;
 }
 #else
-double peak_flops(int threads)
+double peak_flops(int threads, int width)
 {
-    (void)threads;
+    (void)threads, (void)width;
     return 0;
 }
 #endif

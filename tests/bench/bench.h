@@ -1,16 +1,14 @@
-/* bench.h - what benchmarks share: clocks, the machine's limits, the load they ran under, a peer to ask.
+/* bench.h - what benchmarks share: clocks, the load they ran under, a peer to ask.
  *
  *     bench_begin("model_bench");          the name for messages; prints the load average
  *     bench_must(device_open(&d, "cpu", 2, &bench_err));
- *     double limit = bench_peak(threads);
+ *     double limit = peak_flops(threads, 0) * 1e-9;      train/peak.h
  *
  * Limits are measured in the same run as what is compared with them. */
 #ifndef LATENT_BENCH_H
 #define LATENT_BENCH_H
 
-#include <immintrin.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,84 +64,6 @@ static inline double bench_now(void)
 static inline double bench_cpu(void)
 {
     return bench_clock(CLOCK_PROCESS_CPUTIME_ID);
-}
-
-/* ---- multiply-adds ---- */
-
-enum { PEAK_STEPS = 2000000, PEAK_CHAINS = 12, PEAK_ROUNDS = 8, PEAK_THREADS = 64 };
-
-/* Each thread times itself by its processor time, when all have come: so no thread does another's part, and what else
- * the machine does is not counted. */
-struct bench_peak {
-    int threads;
-    atomic_int come;
-    bool wide;
-    double took[PEAK_THREADS];
-    float sum[PEAK_THREADS];
-};
-
-__attribute__((target("avx2,fma"))) static inline float bench_fma_avx2(void)
-{
-    __m256 a[PEAK_CHAINS], b = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.001f);
-    for (int j = 0; j < PEAK_CHAINS; j++)
-        a[j] = _mm256_set1_ps((float)j);
-    for (int k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < PEAK_CHAINS; j++)
-            a[j] = _mm256_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < PEAK_CHAINS; j++)
-        a[0] = _mm256_add_ps(a[0], a[j]);
-    return _mm256_cvtss_f32(a[0]);
-}
-
-__attribute__((target("avx512f"))) static inline float bench_fma_avx512(void)
-{
-    __m512 a[PEAK_CHAINS], b = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
-    for (int j = 0; j < PEAK_CHAINS; j++)
-        a[j] = _mm512_set1_ps((float)j);
-    for (int k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < PEAK_CHAINS; j++)
-            a[j] = _mm512_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < PEAK_CHAINS; j++)
-        a[0] = _mm512_add_ps(a[0], a[j]);
-    return _mm512_cvtss_f32(a[0]);
-}
-
-static inline void bench_peak_part(void *arg, int i, int thread)
-{
-    struct bench_peak *p = arg;
-    (void)thread;
-    atomic_fetch_add(&p->come, 1);
-    while (atomic_load(&p->come) < p->threads)
-        _mm_pause();
-    double t = bench_clock(CLOCK_THREAD_CPUTIME_ID);
-    p->sum[i] = p->wide ? bench_fma_avx512() : bench_fma_avx2();
-    p->took[i] = bench_clock(CLOCK_THREAD_CPUTIME_ID) - t;
-}
-
-/* GFLOP/s of all threads together, with the widest vectors there are; 0 without FMA. */
-static inline double bench_peak(int threads)
-{
-    struct bench_peak p = { .threads = threads, .wide = __builtin_cpu_supports("avx512f") };
-    struct pool *pool;
-    double best = 0;
-    if (!__builtin_cpu_supports("fma") || threads > PEAK_THREADS)
-        return 0;
-    bench_must(pool_open(&pool, threads, &bench_err));
-    for (int round = 0; round < PEAK_ROUNDS; round++) {
-        double slowest = 0;
-        atomic_store(&p.come, 0);
-        pool_run(pool, threads, bench_peak_part, &p);
-        for (int i = 0; i < threads; i++)
-            slowest = p.took[i] > slowest ? p.took[i] : slowest;
-        double rate = 2.0 * (p.wide ? 16 : 8) * PEAK_CHAINS * PEAK_STEPS * threads / slowest;
-        best = rate > best ? rate : best;
-    }
-    pool_close(pool);
-    return best * 1e-9;
 }
 
 /* ---- folders and peers ---- */

@@ -10,11 +10,14 @@
  * vector FMAs). Each row ends with a hash of the tokens: a fast wrong answer is not a result.
  * LATENT_BENCH_PYTHON=PYTHON, one that has transformers: its generate() follows where there is a gate, for the same
  * checkpoint; we should be five times as fast. */
+#include <immintrin.h>
+
 #include "bench.h"
 
 #include "infer/engine.h"
 #include "io/hash.h"
 #include "random_model.h"
+#include "train/peak.h"
 
 enum { THREADS = 2, PROMPT = 16, NEW = 300 };
 
@@ -211,7 +214,7 @@ int main(int argc, char **argv)
     struct pool *pool;
     bench_begin("decode_bench");
     bench_must(pool_open(&pool, THREADS, &bench_err));
-    double peak = bench_peak(THREADS) * 1e9;
+    double peak = peak_flops(THREADS, 0);
     int missed = bench_shape("3.4M", &small, small_gates, peak, pool, seconds) +
                  bench_shape("12.5M", &large, large_gates, peak, pool, seconds);
     pool_close(pool);

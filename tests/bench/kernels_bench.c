@@ -16,10 +16,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kernels/cpu/cpu.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "train/peak.h"
 
 static int bench_threads;
 
@@ -37,64 +34,6 @@ static void must(int rc, const struct err *e)
         fprintf(stderr, "kernels_bench: %s\n", e->msg);
         exit(1);
     }
-}
-
-/* ---- the limit ---- */
-
-enum { PEAK_STEPS = 100000 };
-static volatile float peak_sink;
-
-#if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) static void peak_avx2(void *arg, int i, int thread)
-{
-    (void)arg, (void)i, (void)thread;
-    __m256 a[12], b = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.001f);
-    for (int j = 0; j < 12; j++)
-        a[j] = _mm256_set1_ps((float)j);
-    for (int k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < 12; j++)
-            a[j] = _mm256_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < 12; j++)
-        a[0] = _mm256_add_ps(a[0], a[j]);
-    peak_sink = _mm256_cvtss_f32(a[0]);
-}
-
-__attribute__((target("avx512f"))) static void peak_avx512(void *arg, int i, int thread)
-{
-    (void)arg, (void)i, (void)thread;
-    __m512 a[12], b = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
-    for (int j = 0; j < 12; j++)
-        a[j] = _mm512_set1_ps((float)j);
-    for (int k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int j = 0; j < 12; j++)
-            a[j] = _mm512_fmadd_ps(a[j], b, c);
-    }
-    for (int j = 1; j < 12; j++)
-        a[0] = _mm512_add_ps(a[0], a[j]);
-    peak_sink = _mm512_cvtss_f32(a[0]);
-}
-#endif
-
-/* Threads that meet at the pool, each a whole measurement; GFLOP/s of all together. */
-static double peak(enum cpu_isa isa, int threads)
-{
-    double best = 1e9;
-#if defined(__x86_64__)
-    struct pool *pool = NULL;
-    struct err e = { "" };
-    must(pool_open(&pool, threads, &e), &e);
-    for (int rep = 0; rep < 300; rep++) {
-        double t = seconds();
-        pool_run(pool, threads, isa == CPU_AVX512 ? peak_avx512 : peak_avx2, NULL);
-        t = seconds() - t;
-        best = t < best ? t : best;
-    }
-    pool_close(pool);
-#endif
-    return 2.0 * 12 * (isa == CPU_AVX512 ? 16 : 8) * PEAK_STEPS * threads / best * 1e-9;
 }
 
 /* ---- products of a forward pass ---- */
@@ -336,7 +275,7 @@ int main(int argc, char **argv)
     printf("peak of fused multiply-adds, GF/s:");
     for (int isa = CPU_AVX2; isa <= CPU_AVX512; isa++, single = 0)
         for (int t = 1; t <= cores && cpu_has(isa); t += cores - 1 > 0 ? cores - 1 : 1) {
-            double p = peak(isa, t);
+            double p = peak_flops(t, isa == CPU_AVX512 ? 16 : 8) * 1e-9;
             printf("  %s x%d %.0f", isa == CPU_AVX512 ? "avx512" : "avx2", t, p);
             p = p < t * single ? t * single : p; /* other work on the machine lowers what several threads show */
             single = t == 1 ? p : single;

@@ -22,6 +22,7 @@
 #include "kernels/kernels.h"
 #include "model/branch.h"
 #include "model/model.h"
+#include "train/peak.h"
 
 static int threads;
 
@@ -330,7 +331,7 @@ int main(int argc, char **argv)
     free(dir);
     if (argc > 1)
         bench_open(argv[1], argv[1], 0, true);
-    double limit = bench_peak(threads);
+    double limit = peak_flops(threads, 0) * 1e-9;
     for (int i = 0; i < 2; i++)
         bench_prefill(&shapes[i], tmp, limit);
     bench_remove(tmp);

@@ -14,6 +14,7 @@
 
 #include "random_model.h"
 #include "train/optimizer.h"
+#include "train/peak.h"
 
 static int threads;
 
@@ -110,7 +111,7 @@ int main(int argc, char **argv)
     bench_begin("train_bench");
     threads = bench_threads();
     char *tmp = bench_folder();
-    double limit = bench_peak(threads);
+    double limit = peak_flops(threads, 0) * 1e-9;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         bench_must(random_model_write(tmp, &shapes[i].s, 1, &bench_err));
         bench(&shapes[i], tmp, steps, false, limit);
