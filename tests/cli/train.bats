@@ -244,9 +244,16 @@ folder() {
   jq -nc 'range(32) as $i | [range(128) | ((. * 37 + $i * 101) % 4096)] | {ids: ., labels: .}' >rows
   train --init shape --tokenizer "$(M llama3)" --max-steps 2 -b 32 -o base rows 2>err
   train -m base --max-steps 2 -b 32 -o lora rows 2>>err
+  # latent rows beside the adapters, with a head of its own
+  jq -c '.tie_word_embeddings = false' shape/config.json >c && mv c shape/config.json
+  train -q --init shape --tokenizer "$(M qwen3)" --max-steps 1 --warmup 0 -b 32 -o untied rows
+  dualize -q -m untied -o dual
+  jq -nc 'range(32) as $i | [range(128) | ((. * 37 + $i * 101) % 8192)] | {ids: ., labels: .}' >both
+  train -m dual --train-rows latent --max-steps 2 -b 32 -o latent both 2>>err
   grep -o 'together [0-9.]* MiB' err | awk '{print $2}' >plan
-  for d in base lora; do jq -s '.[-1].memory / 1048576' $d/metrics.jsonl; done >peak
+  for d in base lora latent; do jq -s '.[-1].memory / 1048576' $d/metrics.jsonl; done >peak
   case $BIN in *asan*) skip "the sanitizers need memory of their own" ;; esac
+  [ "$(wc -l <plan)" = 3 ]
   paste plan peak
   paste plan peak | awk '{d = ($1 - $2) / $2; if (d < -0.05 || d > 0.05) exit 1}'
 }
