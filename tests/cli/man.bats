@@ -120,3 +120,15 @@ session() {
   [ "$(grep -c '^\["arith_test_' <<<"$output")" -ge 6 ]
   for c in 'make -f pipelines/tokenskip_math.mk' 'make test'; do grep -qF "./bootstrap $c" "$ROOT/README.md"; done
 }
+
+@test "README: the other experiments can be planned as they stand there" {
+  need dataset collect train jq
+  sed -n '/^## The other experiments/,/^## [^T]/s/^    \(make -f [^#]*\).*/\1/p' "$ROOT/README.md" >lines
+  [ "$(wc -l <lines)" = 5 ]
+  while read -r line; do
+    # a model of the hub is not here: a tiny one stands for it
+    (cd "$ROOT" && eval "${line/MODEL=Qwen*/MODEL=$GOLDEN/models/qwen3} OUT=$T/out plan") </dev/null >"$T/log" 2>&1 || { cat "$T/log"; return 1; }
+    grep -q ' unknown$' "$T/log" || { cat "$T/log"; return 1; }
+  done <lines
+  [ ! -d out/results ]
+}
