@@ -173,6 +173,8 @@ static int read_preset(const char *path, struct err *e)
     return 0;
 }
 
+static int64_t memory_limit; /* --memory; 0: not given */
+
 static int check(struct err *e)
 {
     if (!common.output || strcmp(common.output, "-") == 0)
@@ -189,6 +191,10 @@ static int check(struct err *e)
         return tool_misuse(e, "--adapter is for --method lora");
     if (strcmp(o.train_rows, "none") != 0 && strcmp(o.method, "lora") != 0)
         return tool_misuse(e, "--train-rows is for --method lora: full trains every row");
+    if (o.memory && memory_parse(o.memory, &memory_limit, e) < 0) {
+        err_prefix(e, "--memory %s", o.memory);
+        return TOOL_MISUSE;
+    }
     if (o.epochs <= 0 && o.max_steps == 0)
         return tool_misuse(e, "--epochs 0: nothing would be trained");
     if (o.init)
@@ -414,15 +420,12 @@ static int open_trainable(struct train *t, struct err *e)
                                     .seed = (uint64_t)common.seed,
                                     .max_rows = rows,
                                     .recompute = o.recompute };
-    int64_t limit = 0;
-    if (o.memory && memory_parse(o.memory, &limit, e) < 0)
-        return err_prefix(e, "--memory");
     memory_plan(&plan, t->m, &to);
     struct buf b = BUF_INIT;
     memory_text(&plan, &b);
     log_info("%s", b.s);
     buf_release(&b);
-    if (memory_check(&plan, t->m, &to, limit, e) < 0)
+    if (memory_check(&plan, t->m, &to, memory_limit, e) < 0)
         return -1;
     return trainable_open(&t->t, t->m, &to, e) < 0 || optimizer_open(&t->opt, t->t, t->d, o.decay, o.max_norm, e) < 0
                ? -1

@@ -376,8 +376,13 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     setenv("LATENT_HASH_CACHE", "off", 1); /* whoever checks reads */
     setenv("HF_HUB_OFFLINE", "1", 1);      /* and fetches nothing: models are those of the cache */
     struct provenance *p = provenance_new();
-    for (size_t i = 0; i < o.all.n; i++)
+    for (size_t i = 0; i < o.all.n; i++) {
+        if (!file_is_dir(o.all.v[i])) {
+            buf_printf(&problems, "--all %s: is no folder\n", o.all.v[i]);
+            bad++;
+        }
         provenance_add_tree(p, o.all.v[i]);
+    }
     for (size_t i = 0; i < provenance_count(p); i++)
         if (provenance_at(p, i)->file) {
             bad += provenance_check(provenance_at(p, i)->file, &problems);

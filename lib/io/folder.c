@@ -509,17 +509,15 @@ const char *folder_state(const char *dir, const char *key)
 int folder_take(const char *dir, const char *key, struct err *e)
 {
     const char *state = folder_state(dir, key);
-    if (strcmp(state, "run") == 0)
-        return 0;
     if (strcmp(state, "up-to-date") == 0) {
         log_info("%s is up to date", dir);
         return 1;
     }
     char *stored = store_path(key, ""), *place = without_slash(dir), *part = beside(place, ".part");
-    int rc = check_place(place, e) < 0 || file_mkparents(place, e) < 0 || link_tree(stored, part, e) < 0 ||
-                     put_in_place(part, place, e) < 0
-                 ? -1
-                 : 1;
+    int rc = check_place(place, e);
+    if (rc == 0 && strcmp(state, "store") == 0)
+        rc =
+            file_mkparents(place, e) < 0 || link_tree(stored, part, e) < 0 || put_in_place(part, place, e) < 0 ? -1 : 1;
     if (rc == 1)
         log_info("%s taken from the store", dir);
     free(stored);

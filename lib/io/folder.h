@@ -38,7 +38,8 @@ int folder_describe(const char *dir, struct manifest *m, struct err *e);
  * that asking costs no reading of weights. */
 bool folder_is_current(const char *dir, const char *key);
 
-/* Is there work? 1: no, dir is current or was linked from the store just now, and a line of the log said so; 0: yes. */
+/* Is there work? 1: no, dir is current or was linked from the store just now, and a line of the log said so; 0: yes.
+ * -1: an error, one of them that dir is there and no result is put in its place, which is said before the work. */
 int folder_take(const char *dir, const char *key, struct err *e);
 const char *folder_state(const char *dir, const char *key); /* "up-to-date", "store" or "run"; changes nothing */
 

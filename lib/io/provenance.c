@@ -263,7 +263,10 @@ int provenance_check(const char *file, struct buf *problems)
     char *path = manifest_path(file), hex[HASH_HEX], key[HASH_HEX];
     int64_t records, bytes;
     int bad = 0;
-    if (!file_exists(path)) {
+    if (!file_exists(file)) {
+        buf_printf(problems, "%s: is not there\n", file);
+        bad = 1;
+    } else if (!file_exists(path)) {
         buf_printf(problems, "%s: no manifest beside it (%s): nothing says how it was made\n", file, path);
         bad = 1 + schema_check(file, NULL, problems);
     } else if (manifest_read(&m, path, &e) < 0) {

@@ -18,7 +18,7 @@ int memory_parse(const char *text, int64_t *bytes, struct err *e)
     static const char units[] = "KMGT";
     const char *u = *end ? strchr(units, *end) : NULL;
     if (end == text || !(v > 0) || (*end && (!u || end[1])) || v > 1e15)
-        return err_set(e, "%s: expected a size such as 512M or 8G", text);
+        return err_set(e, "expected a size such as 512M or 8G");
     for (int i = 0; u && i <= u - units; i++)
         v *= 1024;
     *bytes = (int64_t)v;

@@ -159,6 +159,13 @@ folder() {
   train -q -m "$(M qwen3)" --lora-rank 4 --lora-alpha 8 --adapter "$GOLDEN/train/qwen3/adapter" --max-steps 1 -o cont rows
   fails 1 'adapter_config.json: lora_alpha is 8, asked for is 16' train -m "$(M qwen3)" --lora-rank 4 --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
   fails 1 'adapter_config.json: lora_alpha is 8, asked for is 8 with rslora' train -m "$(M qwen3)" --lora-rank 4 --lora-alpha 8 --rslora --adapter "$GOLDEN/train/qwen3/adapter" -o out rows
+  fails 2 '^train: --memory x: expected a size such as 512M or 8G$' train -m "$(M qwen3)" --memory x -o out rows
+  # a place that cannot be taken is said before anything is trained
+  mkdir -p taken && touch taken/x taken.file
+  fails 1 '^train: taken: is there and has no run.json: it is not replaced$' train -m "$(M qwen3)" -o taken/ rows
+  not grep -q 'steps' .stderr
+  fails 1 '^train: taken.file: is there and is no folder$' train -m "$(M qwen3)" -o taken.file rows
+  [ -z "$(compgen -G 'taken*.checkpoint')" ]
   fails 1 'needed, more than --memory' train -m "$(M qwen3)" --memory 11M -o out rows
   grep -q -- '--pass-tokens [0-9]* fits' "$BATS_TEST_TMPDIR/.stderr"
   cp -r "$(M qwen3)" broken

@@ -80,7 +80,9 @@ setup() {
   fails 1 'r.jsonl: content hash is .* changed after it was made' verify r.jsonl
   fails 1 'r.jsonl: content hash' verify --all .
   fails 2 'name the artefacts' verify
-  fails 1 'nofile.run.json' verify nofile
+  fails 1 '^verify: nofile: is not there$' verify nofile
+  fails 1 '^verify: --all nofile: is no folder$' verify --all nofile
+  fails 1 '^verify: --all q.jsonl: is no folder$' verify --all q.jsonl
 }
 
 @test "pipe: a foreign writer is warned about, and refused where provenance is required" {
