@@ -1,4 +1,4 @@
-/* attend.c - attention on the fast path: shares out (rows of a sequence) x (key-value heads).
+/* attend.c - attention on the fast path: shares out (rows of a sequence) x (key-value heads), or of a token the heads.
  *
  * A piece walks the blocks of ATTEND_BLOCK positions in order and passes all its rows over each, while the block's keys
  * and values are in the first cache. A row's own sequence of blocks is the same however rows are grouped, and a block
@@ -11,20 +11,23 @@
 enum {
     CHUNK_FLOATS = 4096, /* of queries that pass over a block together: they and their sums stay in the first cache */
     CHUNK_ROWS = 64,
+    PIECES_EACH = 4, /* for a thread, at least: before a piece takes several heads */
+    FEW = 8,         /* so many query heads share their keys: several rows even of one token */
     SERIAL_COST = 30000
 };
 
 _Static_assert(KV_PAGE == ATTEND_BLOCK, "a block is one page");
 
-struct chunk {
-    int32_t seq, row, rows; /* rows of one sequence, the first one's index in the batch */
+/* Rows of one sequence, the first one's index in the batch; key-value heads: several of one row, or one. */
+struct piece {
+    int32_t seq, row, rows, head, heads;
 };
 
 struct attention {
     struct cpu *c;
     const struct attend_isa *isa;
-    int chunk_rows;
-    const struct chunk *chunk;
+    int most_rows, most_heads; /* of a piece */
+    const struct piece *piece;
     float *out;
     const float *qkv, *k, *v; /* k, v: head 0, row 0 */
     int64_t stride;           /* between rows of k and v */
@@ -98,15 +101,15 @@ static void fetch_block(const struct attention *a, int64_t at)
         }
 }
 
-static struct queries start(const struct attention *a, struct chunk ch, int head, void *scratch)
+static struct queries start(const struct attention *a, struct piece p, void *scratch)
 {
-    int n = ch.rows * a->group;
+    int rows = p.rows * a->group, n = rows * p.heads;
     int64_t width = (int64_t)(a->heads + 2 * a->kv_heads) * a->hd;
     struct queries s = room_in(scratch, n, a->hd);
     memset(s.acc, 0, (size_t)(n * s.width) * sizeof *s.acc);
     for (int r = 0; r < n; r++) {
-        memcpy(s.q + r * s.width,
-               a->qkv + (ch.row + r / a->group) * width + (int64_t)(head * a->group + r % a->group) * a->hd,
+        int head = (p.head + r / rows) * a->group + r % a->group;
+        memcpy(s.q + r * s.width, a->qkv + (p.row + r % rows / a->group) * width + (int64_t)head * a->hd,
                (size_t)a->hd * sizeof *s.q);
         s.max[r] = -INFINITY;
         s.sum[r] = 0;
@@ -114,10 +117,10 @@ static struct queries start(const struct attention *a, struct chunk ch, int head
     return s;
 }
 
-/* Which positions of block b each row sees, the first row being at `first`. The rows *begin .. *end - 1 of the chunk
- * see any: one range, because lo and hi rise. */
-static void look(const struct attention *a, const struct queries *s, int rows, int length, int first, int b, int *begin,
-                 int *end)
+/* Which positions of block b each row sees, the first row being at `first`. The rows *begin .. *end - 1 of the piece
+ * see any: one range, because lo and hi rise. A row is queried by n heads. */
+static void look(const struct attention *a, const struct queries *s, int rows, int n, int length, int first, int b,
+                 int *begin, int *end)
 {
     *begin = *end = 0;
     for (int r = 0; r < rows; r++) {
@@ -127,9 +130,9 @@ static void look(const struct attention *a, const struct queries *s, int rows, i
         hi = min_int(hi - b * ATTEND_BLOCK, ATTEND_BLOCK);
         *begin += lo >= hi && *end == 0;
         *end = lo < hi ? r + 1 : *end;
-        for (int h = 0; h < a->group; h++) {
-            s->lo[r * a->group + h] = lo;
-            s->hi[r * a->group + h] = hi;
+        for (int h = 0; h < n; h++) {
+            s->lo[r * n + h] = lo;
+            s->hi[r * n + h] = hi;
         }
     }
 }
@@ -137,53 +140,62 @@ static void look(const struct attention *a, const struct queries *s, int rows, i
 static void attend_piece(void *arg, int i, int thread)
 {
     const struct attention *a = arg;
-    struct chunk ch = a->chunk[i / a->kv_heads];
-    int head = i % a->kv_heads, hd = a->hd;
-    int length = a->context ? a->context[ch.seq] : a->begin[ch.seq + 1] - a->begin[ch.seq];
-    int first = length - (a->begin[ch.seq + 1] - ch.row); /* position of the chunk's first row */
-    struct queries s = start(a, ch, head, a->c->scratch[thread].p);
+    struct piece p = a->piece[i];
+    int hd = a->hd, n = p.heads * a->group; /* heads that query a row */
+    int length = a->context ? a->context[p.seq] : a->begin[p.seq + 1] - a->begin[p.seq];
+    int first = length - (a->begin[p.seq + 1] - p.row); /* position of the piece's first row */
+    struct queries s = start(a, p, a->c->scratch[thread].p);
     int from, to, all_from, all_to, begin = 0, end = 0;
     bool all = false; /* the rows saw the last block whole */
     sees(a, length, first, &from, &all_to);
-    sees(a, length, first + ch.rows - 1, &all_from, &to);
+    sees(a, length, first + p.rows - 1, &all_from, &to);
     for (int b = from / ATTEND_BLOCK; b * ATTEND_BLOCK < to; b++) {
-        int64_t at = block_row(a, ch.seq, b) * a->stride + (int64_t)head * hd;
-        if (a->page_table && (b + 1) * ATTEND_BLOCK < to)
-            fetch_block(a, block_row(a, ch.seq, b + 1) * a->stride + (int64_t)head * hd);
+        bool more = (b + 1) * ATTEND_BLOCK < to;
+        int64_t at = block_row(a, p.seq, b) * a->stride + (int64_t)p.head * hd;
+        int64_t next = more ? block_row(a, p.seq, b + 1) * a->stride + (int64_t)p.head * hd : at;
         bool whole = all_from <= b * ATTEND_BLOCK && (b + 1) * ATTEND_BLOCK <= all_to;
         if (!all || !whole)
-            look(a, &s, ch.rows, length, first, b, &begin, &end);
+            look(a, &s, p.rows, n, length, first, b, &begin, &end);
         all = whole;
+        if (p.rows == 1 && a->group < FEW) {
+            a->isa->token(&s, p.heads, a->group, a->k + at, a->v + at, a->k + next, a->v + next, a->stride, hd,
+                          a->scale);
+            continue;
+        }
+        if (a->page_table && more)
+            fetch_block(a, next);
         if (begin < end)
-            a->isa->block(&s, begin * a->group, end * a->group, a->k + at, a->v + at, a->stride, hd, a->scale);
+            a->isa->block(&s, begin * n, end * n, a->k + at, a->v + at, a->stride, hd, a->scale);
     }
-    for (int r = 0; r < ch.rows * a->group; r++) {
-        int64_t to_row = (int64_t)(ch.row + r / a->group) * a->heads + head * a->group + r % a->group;
+    for (int r = 0; r < p.rows * n; r++) {
+        int64_t to_row = (int64_t)(p.row + r / n) * a->heads + p.head * a->group + r % n;
         a->isa->finish(a->out + to_row * hd, s.acc + r * s.width, s.sum[r], hd);
         if (a->lse)
             a->lse[to_row] = s.max[r] + logf(s.sum[r]);
     }
 }
 
-/* Cuts every sequence's rows into chunks; late chunks see most and go first. */
+/* Cuts every sequence's rows into pieces; late rows see most and go first. */
 static int cut(struct attention *a, int nseq, int rows, int64_t *cost)
 {
     struct cpu *c = a->c;
-    struct chunk *chunk = cpu_scratch(c, c->threads, ((size_t)rows + 1) * sizeof *chunk, "attention");
+    size_t room = ((size_t)rows * (size_t)a->kv_heads + 1) * sizeof *a->piece;
+    struct piece *piece = cpu_scratch(c, c->threads, room, "attention");
     int n = 0;
     *cost = 0;
-    for (int s = 0; s < nseq && chunk; s++) {
+    for (int s = 0; s < nseq && piece; s++) {
         /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): begin is there where there is a sequence */
         int begin = a->begin[s], end = a->begin[s + 1];
         int length = a->context ? a->context[s] : end - begin;
         *cost += (int64_t)(end - begin) * length * a->heads * a->hd;
         for (int row = end; row > begin;) {
-            int take = min_int(row - begin, a->chunk_rows);
+            int take = min_int(row - begin, a->most_rows), most = take == 1 ? a->most_heads : 1;
             row -= take;
-            chunk[n++] = (struct chunk){ s, row, take };
+            for (int head = 0; head < a->kv_heads; head += most)
+                piece[n++] = (struct piece){ s, row, take, head, min_int(most, a->kv_heads - head) };
         }
     }
-    a->chunk = chunk;
+    a->piece = piece;
     return n;
 }
 
@@ -192,15 +204,17 @@ static void run(struct cpu *c, struct attention *a, int nseq, int rows)
     a->c = c;
     a->isa = attend_isa_of(c);
     a->group = a->heads / a->kv_heads;
-    a->chunk_rows = max_int(1, min_int(CHUNK_ROWS, CHUNK_FLOATS / a->hd) / a->group);
-    size_t bytes = room_bytes(a->chunk_rows * a->group, a->hd);
+    a->most_rows = max_int(1, min_int(CHUNK_ROWS, CHUNK_FLOATS / a->hd) / a->group);
+    a->most_heads = a->group < FEW ? min_int(a->most_rows, nseq * a->kv_heads / (PIECES_EACH * c->threads)) : 1;
+    a->most_heads = max_int(1, min_int(a->most_heads, a->kv_heads));
+    size_t bytes = room_bytes(a->most_rows * a->group, a->hd);
     for (int t = 0; t < c->threads; t++)
         if (!cpu_scratch(c, t, bytes, "attention"))
             return;
     int64_t cost;
-    int chunks = cut(a, nseq, rows, &cost);
+    int pieces = cut(a, nseq, rows, &cost);
     if (!c->failed)
-        pool_run(cost < SERIAL_COST ? NULL : c->pool, chunks * a->kv_heads, attend_piece, a);
+        pool_run(cost < SERIAL_COST ? NULL : c->pool, pieces, attend_piece, a);
 }
 
 void fast_attend(struct cpu *c, const struct attend_args *x)

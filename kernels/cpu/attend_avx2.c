@@ -25,4 +25,4 @@ INLINE v8 top(const v8 a[2])
 
 #include "kernels/cpu/attend_impl.h"
 
-const struct attend_isa attend_avx2 = { attend_block, attend_finish, attend_block_back };
+const struct attend_isa attend_avx2 = { attend_block, attend_token, attend_finish, attend_block_back };

@@ -39,4 +39,4 @@ INLINE v8 top(const __m512 a[1])
 
 #include "kernels/cpu/attend_impl.h"
 
-const struct attend_isa attend_avx512 = { attend_block, attend_finish, attend_block_back };
+const struct attend_isa attend_avx512 = { attend_block, attend_token, attend_finish, attend_block_back };

@@ -20,13 +20,14 @@ INLINE void dots(const struct queries *s, int row, const int nr, int first, cons
                  int hd, v8 scale)
 {
     v8 sum[DOT_ROWS][8];
+    const bool all = last >= 7;
 #pragma GCC unroll 8
     for (int part = 0; part < 8; part += DOT_KEYS) {
         A a[DOT_ROWS][DOT_KEYS][AN];
         const float *key[DOT_KEYS];
 #pragma GCC unroll 8
         for (int j = 0; j < DOT_KEYS; j++) {
-            key[j] = k + (part + j < last ? part + j : last) * stride;
+            key[j] = all ? k + (part + j) * stride : k + (part + j < last ? part + j : last) * stride;
 #pragma GCC unroll 4
             for (int r = 0; r < nr; r++)
 #pragma GCC unroll 4
@@ -387,6 +388,82 @@ static void attend_block(const struct queries *s, int begin, int end, const floa
             r += MIX_ROWS;
         } else {
             mix_values(s, r++, 1, v, stride, hd);
+        }
+    }
+}
+
+/* Asks for eight rows' columns of one head. */
+INLINE void fetch_rows(const float *p, int64_t stride, int hd)
+{
+    for (int i = 0; i < hd; i += 16) {
+        const float *row = p + i;
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++, row += stride)
+            __builtin_prefetch(row);
+    }
+}
+
+enum { EIGHT_COLS = 32 / W };
+
+/* Eight positions of a row whose head has whole vectors of 32: mix_all's chains, every product by a weight of its own.
+ */
+INLINE void mix_eight(float *acc, const float *w, float decay, const float *v, int64_t stride, int hd)
+{
+    for (int i = 0; i < hd; i += 32) {
+        A a[EIGHT_COLS];
+        const float *vj = v + i;
+#pragma GCC unroll 4
+        for (int c = 0; c < EIGHT_COLS; c++)
+            a[c] = A_LOAD(acc + i + c * W) * A_SPLAT(decay);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++, vj += stride)
+#pragma GCC unroll 4
+            for (int c = 0; c < EIGHT_COLS; c++)
+                a[c] = A_FMA(A_SPLAT(w[j]), A_LOAD(vj + c * W), a[c]);
+#pragma GCC unroll 4
+        for (int c = 0; c < EIGHT_COLS; c++)
+            A_STORE(acc + i + c * W, a[c]);
+    }
+}
+
+/* The values of positions from .. to - 1, which lie in one eight, for a row. */
+INLINE void mix_some(const struct queries *s, int row, int from, int to, bool first, const float *v, int64_t stride,
+                     int hd)
+{
+    float *acc = s->acc + row * s->width;
+    const float *w = s->p + row * ATTEND_BLOCK, *decay = first ? s->decay + row : NULL;
+    if (to - from == 8 && hd % 32 == 0) {
+        mix_eight(acc, w + from, decay ? *decay : 1, v + from * stride, stride, hd);
+        return;
+    }
+    struct sums m = { acc, w, v, decay, s->width, ATTEND_BLOCK, 1, stride, from, to };
+    mix_all(&m, 1, hd);
+}
+
+/* Eight positions of all heads lie side by side in memory and are passed over together: so memory is read in order. */
+static void attend_token(const struct queries *s, int heads, int group, const float *k, const float *v,
+                         const float *next_k, const float *next_v, int64_t stride, int hd, float scale)
+{
+    int lo = s->lo[0], hi = s->hi[0], r, rows = heads * group;
+    for (int first = lo & ~7; first < hi; first += 8)
+        for (int h = 0; h < heads; h++) {
+            int64_t at = first * stride + (int64_t)h * hd;
+            fetch_rows(next_k + at, stride, hd);
+            for (r = 0; r + DOT_ROWS <= group; r += DOT_ROWS)
+                dots(s, h * group + r, DOT_ROWS, first, k + at, stride, hi - 1 - first, hd, splat(scale));
+            for (; r < group; r++)
+                dots(s, h * group + r, 1, first, k + at, stride, hi - 1 - first, hd, splat(scale));
+        }
+    for (r = 0; r + 8 <= rows; r += 8)
+        soften8(s, r);
+    for (; r < rows; r++)
+        soften(s, r);
+    for (int from = lo, to; from < hi; from = to) {
+        to = (from | 7) + 1 < hi ? (from | 7) + 1 : hi;
+        for (int h = 0; h < heads; h++) {
+            fetch_rows(next_v + (from & ~7) * stride + (int64_t)h * hd, stride, hd);
+            for (r = h * group; r < (h + 1) * group; r++)
+                mix_some(s, r, from, to, from == lo, v + (int64_t)h * hd, stride, hd);
         }
     }
 }

@@ -9,13 +9,13 @@
 
 /* ---- multiplication ---- */
 
-enum { TILE_ROWS = 6, TILE_WIDTHS = 4 };
+enum { TILE_ROWS = 14, TILE_WIDTHS = 4 };
 
 /* Runs `rows` x (panels * PANEL) chains over k = 0 .. kn-1: acc[r * panels * PANEL + c] starts from 0 (first) or from
- * what an earlier call left, which continues the same chain. w points at the first panel's k = 0 of this call; memory
- * `ahead` bytes behind what is read is asked for meanwhile. */
+ * what an earlier call left, which continues the same chain. w points at the first panel's k = 0 of this call; of
+ * `fetched` panels, memory `ahead` bytes behind what is read is asked for meanwhile. */
 typedef void gemm_tile(int64_t kn, const float *x, int64_t ldx, const char *w, size_t panel_bytes, float *acc,
-                       bool first, size_t ahead);
+                       bool first, size_t ahead, int fetched);
 
 /* [height][log2 of the panels taken at once]. widest: enough chains in flight to hide the latency of an addition, no
  * more than there are registers. A height has every width that a greater height has. */
@@ -93,7 +93,7 @@ void fast_linear_block(struct cpu *c, struct tensor *y, const struct tensor *x, 
 
 /* ---- attention; see attend_impl.h ---- */
 
-/* Query rows of one head on their way through the blocks. */
+/* Query rows of one head, or of one token, on their way through the blocks. */
 struct queries {
     float *q;         /* [n, width] */
     float *p;         /* [n, ATTEND_BLOCK] scores, then weights */
@@ -119,6 +119,10 @@ struct attend_isa {
     /* rows begin .. end-1 against a block */
     void (*block)(const struct queries *s, int begin, int end, const float *k, const float *v, int64_t stride, int hd,
                   float scale);
+    /* one token against a block: `group` rows for each of `heads` key-value heads, which lie side by side in k and v;
+     * next_k, next_v: the block that will be read then */
+    void (*token)(const struct queries *s, int heads, int group, const float *k, const float *v, const float *next_k,
+                  const float *next_v, int64_t stride, int hd, float scale);
     void (*finish)(float *out, const float *acc, float sum, int hd);
     /* dq, and dk and dv of the block (dstride apart) grow; a row's terms come in the order of positions, a position's
      * in the order of rows */

@@ -11,7 +11,7 @@ enum {
     K_BLOCK = 384,          /* so much of a panel stays in L1 while rows pass over it */
     ROWS_BYTES = 256 << 10, /* of x in L2 */
     SERIAL_MACS = 100000,   /* less is done before another thread wakes */
-    STREAM_AHEAD = 2048,    /* bytes, where a panel is read once */
+    STREAM_BYTES = 8192,    /* asked for before they are used, of all panels of a strip that is read once */
     WIDEN_TILES = 5,        /* fewer tiles do not pay for a widened copy */
     PIECE_MACS = 40000,
     PIECES_EACH = 4, /* for a thread, at least, where there is enough to do */
@@ -47,6 +47,14 @@ struct room {
     float wide[K_WHOLE * PANEL];
 };
 
+/* The last two tiles ask for half of the next strip's panels each: how far away they are, and how many. */
+static size_t next_strip(const struct weight *w, int64_t tiles_left, int width, int *panels)
+{
+    int half = (1 << width) / 2, all = 1 << width;
+    *panels = tiles_left == 1 ? all - half : tiles_left == 2 ? half : 0;
+    return (size_t)w->panel_bytes * (size_t)(tiles_left == 1 ? all + half : all);
+}
+
 /* Tiles t0 .. t1-1 against 1 << width panels. While K is cut the accumulators of all these tiles wait in acc. A bf16
  * panel that several tiles pass over is widened once. */
 static void strip(const struct gemm *g, int64_t t0, int64_t t1, int64_t panel, int width, struct room *room)
@@ -67,8 +75,11 @@ static void strip(const struct gemm *g, int64_t t0, int64_t t1, int64_t panel, i
             int64_t row = tile_begin(g, t), height = tile_begin(g, t + 1) - row;
             float *to = g->k_block < g->k ? room->acc + (row - row0) * cols : room->acc;
             gemm_tile *run = w->packed_bf16 && !widen ? g->isa->bf16[height][width] : g->isa->f32[height][width];
-            size_t ahead = t1 - t0 == 1 ? STREAM_AHEAD : t == t1 - 1 && !widen ? (size_t)w->panel_bytes << width : 0;
-            run(kn, g->x + row * g->k + k0, g->k, wk, w->panel_bytes, to, k0 == 0, ahead);
+            int fetched = 1 << width;
+            size_t ahead = t1 - t0 == 1 ? (size_t)STREAM_BYTES >> width : next_strip(w, t1 - t, width, &fetched);
+            if (widen)
+                fetched = 0;
+            run(kn, g->x + row * g->k + k0, g->k, wk, w->panel_bytes, to, k0 == 0, ahead, fetched);
             if (k0 + kn == g->k)
                 g->isa->put(to, cols, g->y + row * g->n + panel * PANEL, g->n, height,
                             min64(g->n - panel * PANEL, cols), g->bias ? g->bias + panel * PANEL : NULL, g->add);
@@ -99,8 +110,8 @@ static int64_t ceil_div(int64_t a, int64_t b)
  * number of the widest tiles. */
 static int64_t plan(struct gemm *g)
 {
-    int64_t threads = g->c->threads, height = ceil_div(g->rows, ceil_div(g->rows, g->isa->max_rows));
     g->tiles = ceil_div(g->rows, g->isa->max_rows);
+    int64_t threads = g->c->threads, height = ceil_div(g->rows, g->tiles);
     g->widest = g->isa->widest[height];
     int64_t cuts = g->tiles > 1 && g->k > K_WHOLE ? ceil_div(g->k, K_BLOCK) : 1;
     g->k_block = cuts == 1 ? g->k : (ceil_div(g->k, cuts) + 1) & ~(int64_t)1;

@@ -159,8 +159,8 @@ static float *paged(struct device *d, const struct batch *b, int step, uint64_t 
 }
 
 static const struct shape shapes[] = {
-    { 4, 2, 32, 0 },   { 1, 1, 1, 0 }, { 3, 1, 7, 0 },   { 6, 3, 33, 0 },  { 8, 8, 64, 0 },
-    { 4, 1, 128, 40 }, { 2, 2, 9, 1 }, { 4, 2, 16, 33 }, { 2, 1, 80, 32 }, { 5, 5, 31, 7 },
+    { 4, 2, 32, 0 }, { 1, 1, 1, 0 },   { 3, 1, 7, 0 },   { 6, 3, 33, 0 }, { 8, 8, 64, 0 },  { 4, 1, 128, 40 },
+    { 2, 2, 9, 1 },  { 4, 2, 16, 33 }, { 2, 1, 80, 32 }, { 5, 5, 31, 7 }, { 16, 2, 32, 0 },
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
