@@ -81,14 +81,10 @@ static void zero(char *p, size_t n)
 
 int mem_try_zeroed(void **out, size_t n, const char *what, struct err *e)
 {
-    size_t huge = (size_t)1 << 21, align = n >= 2 * huge ? huge : 64, rounded = (n + 63) & ~(size_t)63;
-    void *p = rounded < n ? NULL : aligned_alloc(align, rounded ? rounded : 64);
+    size_t rounded = (n + 63) & ~(size_t)63;
+    void *p = rounded < n ? NULL : aligned_alloc(64, rounded ? rounded : 64);
     if (!p)
         return err_set(e, "no memory for the %s: %.1f MiB are needed", what, (double)n / 1048576.0);
-#ifdef MADV_HUGEPAGE
-    if (align == huge)
-        madvise(p, rounded, MADV_HUGEPAGE); /* rows far apart (a cache's) miss the page tables' cache otherwise */
-#endif
     zero(p, rounded ? rounded : 64);
     *out = p;
     return 0;
