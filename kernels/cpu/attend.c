@@ -28,6 +28,7 @@ struct attention {
     const struct attend_isa *isa;
     int most_rows, most_heads; /* of a piece */
     const struct piece *piece;
+    int pieces;
     float *out;
     const float *qkv, *k, *v; /* k, v: head 0, row 0 */
     int64_t stride;           /* between rows of k and v */
@@ -137,13 +138,38 @@ static void look(const struct attention *a, const struct queries *s, int rows, i
     }
 }
 
+static int length_of(const struct attention *a, struct piece p)
+{
+    return a->context ? a->context[p.seq] : a->begin[p.seq + 1] - a->begin[p.seq];
+}
+
+/* Position of the piece's first row. */
+static int position_of(const struct attention *a, struct piece p)
+{
+    return length_of(a, p) - (a->begin[p.seq + 1] - p.row);
+}
+
+/* The piece's keys and values in block b. */
+static int64_t at_block(const struct attention *a, struct piece p, int b)
+{
+    return block_row(a, p.seq, b) * a->stride + (int64_t)p.head * a->hd;
+}
+
+/* What is probably read after piece i: threads keep step. */
+static int64_t at_next_piece(const struct attention *a, int i)
+{
+    int from, to;
+    struct piece p = a->piece[min_int(i + a->c->threads, a->pieces - 1)];
+    sees(a, length_of(a, p), position_of(a, p), &from, &to);
+    return at_block(a, p, from / ATTEND_BLOCK);
+}
+
 static void attend_piece(void *arg, int i, int thread)
 {
     const struct attention *a = arg;
     struct piece p = a->piece[i];
     int hd = a->hd, n = p.heads * a->group; /* heads that query a row */
-    int length = a->context ? a->context[p.seq] : a->begin[p.seq + 1] - a->begin[p.seq];
-    int first = length - (a->begin[p.seq + 1] - p.row); /* position of the piece's first row */
+    int length = length_of(a, p), first = position_of(a, p);
     struct queries s = start(a, p, a->c->scratch[thread].p);
     int from, to, all_from, all_to, begin = 0, end = 0;
     bool all = false; /* the rows saw the last block whole */
@@ -151,8 +177,7 @@ static void attend_piece(void *arg, int i, int thread)
     sees(a, length, first + p.rows - 1, &all_from, &to);
     for (int b = from / ATTEND_BLOCK; b * ATTEND_BLOCK < to; b++) {
         bool more = (b + 1) * ATTEND_BLOCK < to;
-        int64_t at = block_row(a, p.seq, b) * a->stride + (int64_t)p.head * hd;
-        int64_t next = more ? block_row(a, p.seq, b + 1) * a->stride + (int64_t)p.head * hd : at;
+        int64_t at = at_block(a, p, b), next = more ? at_block(a, p, b + 1) : at_next_piece(a, i);
         bool whole = all_from <= b * ATTEND_BLOCK && (b + 1) * ATTEND_BLOCK <= all_to;
         if (!all || !whole)
             look(a, &s, p.rows, n, length, first, b, &begin, &end);
@@ -212,9 +237,9 @@ static void run(struct cpu *c, struct attention *a, int nseq, int rows)
         if (!cpu_scratch(c, t, bytes, "attention"))
             return;
     int64_t cost;
-    int pieces = cut(a, nseq, rows, &cost);
+    a->pieces = cut(a, nseq, rows, &cost);
     if (!c->failed)
-        pool_run(cost < SERIAL_COST ? NULL : c->pool, pieces, attend_piece, a);
+        pool_run(cost < SERIAL_COST ? NULL : c->pool, a->pieces, attend_piece, a);
 }
 
 void fast_attend(struct cpu *c, const struct attend_args *x)

@@ -175,7 +175,7 @@ static void rope_one(const struct row_job *j, int64_t r)
 static void rope(struct cpu *c, const struct rope_args *a)
 {
     struct row_job j = { .run = rope_one, .rope = a };
-    run_rows(c, &j, a->rows, (int64_t)(a->heads + 2 * a->kv_heads) * a->head_dim);
+    run_rows(c, &j, a->rows, 4 * (int64_t)(a->heads + 2 * a->kv_heads) * a->head_dim); /* and the caches are far */
 }
 
 /* log softmax = (x - max) - log S, entropy = log S - sum of e^(x - max) (x - max) / S, all in double */

@@ -14,7 +14,7 @@ enum {
     STREAM_BYTES = 8192,    /* asked for before they are used, of all panels of a strip that is read once */
     WIDEN_TILES = 5,        /* fewer tiles do not pay for a widened copy */
     PIECE_MACS = 40000,
-    PIECES_EACH = 4, /* for a thread, at least, where there is enough to do */
+    PIECES_EACH = 8, /* for a thread, where rows are many; where few, one, so that strips follow each other */
     ACC_ROWS = 192,  /* rows of a block: their accumulators wait in scratch while K is cut */
 };
 
@@ -106,6 +106,20 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* So many of n things to a piece that there are about `pieces`, or up to twice as many, and threads end together. */
+static int64_t even(int64_t n, int64_t pieces, int64_t threads)
+{
+    int64_t most = ceil_div(n, pieces), best = most, least = INT64_MAX;
+    for (int64_t each = most; each >= 1 && each >= most / 2 && least > ceil_div(n, threads); each--) {
+        int64_t longest = ceil_div(ceil_div(n, each), threads) * each;
+        if (longest < least) {
+            least = longest;
+            best = each;
+        }
+    }
+    return best;
+}
+
 /* Blocks of rows as tall as L2 allows; then as many pieces per block as keep all threads busy to the end, each a whole
  * number of the widest tiles. */
 static int64_t plan(struct gemm *g)
@@ -120,18 +134,17 @@ static int64_t plan(struct gemm *g)
     int64_t blocks = ceil_div(g->tiles, rows / height);
     g->tiles_per_block = ceil_div(g->tiles, blocks);
     blocks = ceil_div(g->tiles, g->tiles_per_block);
-    int pieces_each = PIECES_EACH;
+    int pieces_each = 1;
     if (blocks >= threads) { /* as many for each thread, and small ones: the last piece is waited for */
         g->tiles_per_block = ceil_div(g->tiles, ceil_div(blocks, threads) * threads);
         blocks = ceil_div(g->tiles, g->tiles_per_block);
-        pieces_each *= 2;
+        pieces_each = PIECES_EACH;
     }
     int64_t groups = ceil_div(g->panels, (int64_t)1 << g->widest), macs = g->rows * g->k * g->panels * PANEL;
     int64_t want = min64(pieces_each * threads, macs / PIECE_MACS + 1);
     if (threads == 1 || macs < SERIAL_MACS)
         want = 1;
-    int64_t per_block = min64(ceil_div(want, blocks), groups);
-    g->panels_per_piece = ceil_div(groups, per_block) << g->widest;
+    g->panels_per_piece = even(groups, min64(ceil_div(want, blocks), groups), threads) << g->widest;
     g->pieces_per_block = ceil_div(g->panels, g->panels_per_piece);
     return blocks * g->pieces_per_block;
 }
