@@ -7,6 +7,7 @@
 #ifndef LATENT_MEM_H
 #define LATENT_MEM_H
 
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -37,6 +38,7 @@ void buf_add(struct buf *b, const void *bytes, size_t n);
 void buf_puts(struct buf *b, const char *s);
 void buf_putc(struct buf *b, char c);
 void buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void buf_vprintf(struct buf *b, const char *fmt, va_list ap);
 char *buf_grow(struct buf *b, size_t extra); /* room for extra bytes (+ NUL) at b->s + b->len, which is returned */
 void buf_reset(struct buf *b);               /* len = 0, memory kept */
 void buf_release(struct buf *b);             /* frees; usable again */

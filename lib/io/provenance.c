@@ -458,11 +458,10 @@ static void problem(struct walk *w, const char *fmt, ...) __attribute__((format(
 static void problem(struct walk *w, const char *fmt, ...)
 {
     va_list ap;
-    char line[2048];
     va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
+    buf_vprintf(w->out->problems, fmt, ap);
     va_end(ap);
-    buf_printf(w->out->problems, "%s\n", line);
+    buf_putc(w->out->problems, '\n');
     w->out->nproblems++;
 }
 
@@ -470,13 +469,13 @@ static void line(struct walk *w, int depth, const char *fmt, ...) __attribute__(
 static void line(struct walk *w, int depth, const char *fmt, ...)
 {
     va_list ap;
-    char text[4096];
     if (!w->out->tree)
         return;
+    buf_printf(w->out->tree, "%*s", 2 * depth, "");
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    buf_vprintf(w->out->tree, fmt, ap);
     va_end(ap);
-    buf_printf(w->out->tree, "%*s%s\n", 2 * depth, "", text);
+    buf_putc(w->out->tree, '\n');
 }
 
 static bool seen_before(struct walk *w, const char *hex)

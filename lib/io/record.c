@@ -1,6 +1,7 @@
 /* record.c - see record.h. */
 #include "io/record.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -365,6 +366,14 @@ void rec_put_null(struct buf *b, const char *key)
 {
     put_key(b, key);
     buf_puts(b, "null");
+}
+
+void rec_put_number(struct buf *b, const char *key, double v)
+{
+    if (isnan(v))
+        rec_put_null(b, key);
+    else
+        rec_put_real(b, key, v);
 }
 
 void rec_end(struct buf *b)

@@ -70,7 +70,8 @@ void rec_put_int(struct buf *b, const char *key, int64_t v);
 void rec_put_real(struct buf *b, const char *key, double v);
 void rec_put_bool(struct buf *b, const char *key, bool v);
 void rec_put_null(struct buf *b, const char *key);
-void rec_end(struct buf *b); /* } and the newline */
+void rec_put_number(struct buf *b, const char *key, double v); /* NaN, which is "not known": null */
+void rec_end(struct buf *b);                                   /* } and the newline */
 
 /* The record again with some members replaced or appended: change[].raw is JSON text; everything else is copied byte
  * for byte, in its place. At most 64 changes. */

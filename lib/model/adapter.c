@@ -36,12 +36,11 @@ struct adapter {
 static void problem(struct adapter *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void problem(struct adapter *a, const char *fmt, ...)
 {
-    char line[1024];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
+    buf_vprintf(a->report, fmt, ap);
     va_end(ap);
-    buf_printf(a->report, "%s\n", line);
+    buf_putc(a->report, '\n');
     a->n++;
 }
 

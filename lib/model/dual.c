@@ -413,12 +413,11 @@ struct check {
 static void problem(struct check *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void problem(struct check *k, const char *fmt, ...)
 {
-    char line[1024];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
+    buf_vprintf(k->report, fmt, ap);
     va_end(ap);
-    buf_printf(k->report, "%s\n", line);
+    buf_putc(k->report, '\n');
     k->problems++;
 }
 

@@ -295,14 +295,6 @@ static void copy(struct buf *out, const struct rec *sample, const char *key)
         rec_put(out, key, v);
 }
 
-static void put_number(struct buf *out, const char *key, double v)
-{
-    if (isnan(v))
-        rec_put_null(out, key);
-    else
-        rec_put_real(out, key, v);
-}
-
 static void put_labels(const struct compress_job *j, const struct compress_cut *x, struct buf *out)
 {
     const struct lingua_words *w = &j->words;
@@ -348,8 +340,8 @@ void compress_record(const struct compressor *c, const struct compress_job *j, c
     if (!reference) {
         copy(&r, sample, "question_source_id");
         copy(&r, sample, "sample_index");
-        put_number(&r, "achieved_rate_target", x->by_target);
-        put_number(&r, "achieved_rate_compressor", x->by_pieces);
+        rec_put_number(&r, "achieved_rate_target", x->by_target);
+        rec_put_number(&r, "achieved_rate_compressor", x->by_pieces);
         if (c->spec.want_labels)
             put_labels(j, x, &r);
     }

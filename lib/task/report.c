@@ -217,14 +217,6 @@ void report_table(const struct report *rep, bool markdown, struct buf *out)
 
 /* ---- lines for programs ---- */
 
-static void put_number(struct buf *b, const char *key, double v)
-{
-    if (isnan(v))
-        rec_put_null(b, key);
-    else
-        rec_put_real(b, key, v);
-}
-
 static void put_spread(struct buf *b, const char *name, const struct spread *s)
 {
     const double v[] = { s->mean, s->p50, s->p90 };
@@ -232,7 +224,7 @@ static void put_spread(struct buf *b, const char *name, const struct spread *s)
     for (int i = 0; i < 3; i++) {
         char key[32];
         snprintf(key, sizeof key, "%s_%s", name, part[i]);
-        put_number(b, key, v[i]);
+        rec_put_number(b, key, v[i]);
     }
 }
 
@@ -240,14 +232,14 @@ static void put_pair(struct buf *b, const struct report_line *l)
 {
     const struct result_pair *p = &l->pair;
     rec_put_cstr(b, "baseline_run", l->base->label);
-    put_number(b, "baseline_ratio", l->base->ratio);
+    rec_put_number(b, "baseline_ratio", l->base->ratio);
     rec_put_int(b, "paired_questions", p->questions);
     rec_put_int(b, "baseline_only", p->first_only);
     rec_put_int(b, "this_only", p->second_only);
-    put_number(b, "difference", p->difference);
-    put_number(b, "difference_lo", p->difference_95.lo);
-    put_number(b, "difference_hi", p->difference_95.hi);
-    put_number(b, "length_ratio", p->length_ratio);
+    rec_put_number(b, "difference", p->difference);
+    rec_put_number(b, "difference_lo", p->difference_95.lo);
+    rec_put_number(b, "difference_hi", p->difference_95.hi);
+    rec_put_number(b, "length_ratio", p->length_ratio);
 }
 
 void report_jsonl(const struct report *rep, struct buf *out)
@@ -261,18 +253,18 @@ void report_jsonl(const struct report *rep, struct buf *out)
         rec_put_real(out, "compression_ratio", l->set->ratio);
         rec_put_int(out, "questions", s->questions);
         rec_put_int(out, "samples", s->samples);
-        put_number(out, "accuracy", s->accuracy);
-        put_number(out, "accuracy_lo", s->accuracy_95.lo);
-        put_number(out, "accuracy_hi", s->accuracy_95.hi);
-        put_number(out, "accuracy_compat", s->accuracy_compat);
+        rec_put_number(out, "accuracy", s->accuracy);
+        rec_put_number(out, "accuracy_lo", s->accuracy_95.lo);
+        rec_put_number(out, "accuracy_hi", s->accuracy_95.hi);
+        rec_put_number(out, "accuracy_compat", s->accuracy_compat);
         rec_put_int(out, "k", s->per_question);
-        put_number(out, "pass_at_k", s->pass_at_k);
+        rec_put_number(out, "pass_at_k", s->pass_at_k);
         put_spread(out, "think", &s->think);
         put_spread(out, "tokens", &s->tokens);
-        put_number(out, "tokens_correct", s->tokens_correct);
-        put_number(out, "tokens_per_correct", s->tokens_per_correct);
-        put_number(out, "truncated", s->truncated);
-        put_number(out, "unanswered", s->unanswered);
+        rec_put_number(out, "tokens_correct", s->tokens_correct);
+        rec_put_number(out, "tokens_per_correct", s->tokens_per_correct);
+        rec_put_number(out, "truncated", s->truncated);
+        rec_put_number(out, "unanswered", s->unanswered);
         if (l->base)
             put_pair(out, l);
         rec_end(out);

@@ -204,14 +204,6 @@ void trainlogs_table(const struct trainlogs *logs, bool markdown, struct buf *ou
     table_close(&t);
 }
 
-static void put_number(struct buf *b, const char *key, double v)
-{
-    if (isnan(v))
-        rec_put_null(b, key);
-    else
-        rec_put_real(b, key, v);
-}
-
 static void put_whole(struct buf *b, const char *key, double v)
 {
     if (isnan(v))
@@ -227,7 +219,7 @@ static void put_losses(struct buf *b, const char *name, const struct trainlog_lo
     char key[32];
     for (int i = 0; i < 3; i++) {
         snprintf(key, sizeof key, "%s_%s", name, part[i]);
-        put_number(b, key, v[i]);
+        rec_put_number(b, key, v[i]);
     }
     snprintf(key, sizeof key, "%s_best_step", name);
     put_whole(b, key, isnan(l->best) ? NAN : (double)l->best_step);
@@ -241,13 +233,13 @@ void trainlogs_jsonl(const struct trainlogs *logs, struct buf *out)
         rec_begin(out);
         rec_put_cstr(out, "log", logs->v[i].label);
         rec_put_int(out, "steps", s.steps);
-        put_number(out, "epochs", s.epochs);
+        rec_put_number(out, "epochs", s.epochs);
         put_whole(out, "tokens", s.tokens);
         put_losses(out, "loss", &s.loss);
         put_losses(out, "eval_loss", &s.eval);
-        put_number(out, "tokens_per_second", s.tokens / s.seconds);
+        rec_put_number(out, "tokens_per_second", s.tokens / s.seconds);
         put_whole(out, "memory", s.memory);
-        put_number(out, "seconds", s.seconds);
+        rec_put_number(out, "seconds", s.seconds);
         rec_end(out);
     }
 }
