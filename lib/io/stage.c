@@ -232,6 +232,26 @@ static void put_into_store(const struct output *o)
     free(to_m);
 }
 
+/* F.KEY.journal, where KEY names what the records depend on. */
+static char *journal_path(const struct output *o, struct hash128 *key)
+{
+    struct buf b = BUF_INIT;
+    char hex[HASH_HEX];
+    *key = manifest_key(&o->m, false);
+    hash_hex(*key, hex);
+    buf_printf(&b, "%s.%.16s.journal", o->path, hex);
+    return buf_take(&b);
+}
+
+/* A run that was killed after its output was whole may have left its journal. */
+static void remove_stale_journal(const struct output *o)
+{
+    struct hash128 key;
+    char *path = journal_path(o, &key);
+    unlink(path);
+    free(path);
+}
+
 /* For all outputs: 1 if each is there or could be linked now. */
 static int already_done(struct output *out, int n, struct err *e)
 {
@@ -239,13 +259,11 @@ static int already_done(struct output *out, int n, struct err *e)
         if (!out[i].path || (!output_is_current(out[i].path, out[i].m.key) && !store_has(out[i].path, out[i].m.key)))
             return 0;
     for (int i = 0; i < n; i++) {
-        if (output_is_current(out[i].path, out[i].m.key)) {
-            log_info("%s is up to date", out[i].path);
-            continue;
-        }
-        if (link_from_store(out[i].path, out[i].m.key, e) < 0)
+        bool there = output_is_current(out[i].path, out[i].m.key);
+        if (!there && link_from_store(out[i].path, out[i].m.key, e) < 0)
             return -1;
-        log_info("%s taken from the store", out[i].path);
+        log_info("%s %s", out[i].path, there ? "is up to date" : "taken from the store");
+        remove_stale_journal(&out[i]);
     }
     return 1;
 }
@@ -292,16 +310,12 @@ static int open_output(struct output *o, const struct stage_spec *s, struct err 
     }
     struct buf b = BUF_INIT;
     if (s->resume) {
-        struct hash128 key = manifest_key(&o->m, false);
-        char hex[HASH_HEX];
-        hash_hex(key, hex);
-        buf_printf(&b, "%s.%.16s.journal", o->path, hex);
-        int rc = journal_open(&o->journal, b.s, key, e);
-        if (rc < 0) {
-            buf_release(&b);
+        struct hash128 key;
+        char *journal = journal_path(o, &key);
+        int rc = journal_open(&o->journal, journal, key, e);
+        free(journal);
+        if (rc < 0)
             return -1;
-        }
-        buf_reset(&b);
     }
     remove_stale_parts(o->path);
     buf_printf(&b, "%s.%ld.part", o->path, (long)getpid());

@@ -90,8 +90,14 @@ killed() {
   kill -9 $pid
   wait $pid || true
   [ ! -e got.jsonl ]
+  journal=$(ls got.jsonl.*.journal)
+  cp "$journal" left
   score "${args[@]}" -o got.jsonl
   [ "$(jq .counts.resumed got.jsonl.run.json)" -gt 0 ]
+  [ ! -e "$journal" ]
+  mv left "$journal" # as if it had been killed when the output was whole already
+  score "${args[@]}" -o got.jsonl
+  [ ! -e "$journal" ]
 }
 
 @test "fault: SIGTERM ends at a record; the same command goes on" {
