@@ -40,8 +40,7 @@ static bool same_shape(const struct step_shape *a, const struct step_shape *b)
 
 static void forget(struct engine *g, struct step_recording *r)
 {
-    if (r->kept)
-        g->device->recording_free(g->device, r->kept);
+    g->device->recording_free(g->device, r->kept);
     *r = (struct step_recording){ 0 };
 }
 

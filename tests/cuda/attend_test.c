@@ -329,11 +329,7 @@ static void test_packed(void **state)
 static void test_planted(void **state)
 {
     (void)state;
-    SKIP_WITHOUT_DEVICE();
-    if (real_device()) {
-        printf("# skip: faults are planted in the emulation only\n");
-        skip();
-    }
+    SKIP_WITHOUT_EMULATION("faults are planted in the emulation only");
     expect_right(small);
     expect_found(PLANT_PAGE, small, "the next page of the table");
     expect_found(PLANT_LANE, small, "two lanes of the B fragment swapped");

@@ -41,6 +41,16 @@ static inline const char *real_device(void)
 latent_device_open_fn latent_device_open; /* of the emulation */
 #endif
 
+/* For what only the emulation can show. */
+#define SKIP_WITHOUT_EMULATION(why)                                                                                    \
+    do {                                                                                                               \
+        SKIP_WITHOUT_DEVICE();                                                                                         \
+        if (real_device()) {                                                                                           \
+            printf("# skip: %s\n", why);                                                                               \
+            skip();                                                                                                    \
+        }                                                                                                              \
+    } while (0)
+
 static bool test_bf16; /* matrices and caches of the device under test hold bf16: its normal way; off: float */
 
 static inline struct device *open_device_under_test(void)

@@ -5,15 +5,6 @@
 #include "cuda/cuda_test.h"
 #include "unit/infer_util.h"
 
-#define SKIP_ON_A_DEVICE()                                                                                             \
-    do {                                                                                                               \
-        SKIP_WITHOUT_DEVICE();                                                                                         \
-        if (real_device()) {                                                                                           \
-            printf("# skip: only the emulation can be made to fail\n");                                                \
-            skip();                                                                                                    \
-        }                                                                                                              \
-    } while (0)
-
 #ifdef NO_EMULATION
 static void emu_fail(enum emu_failure how, int after)
 {
@@ -87,7 +78,7 @@ static void test_opening(void **state)
         { EMU_OLD_DRIVER, "the driver is for CUDA 12.2, this build needs 13.0 or newer" },
         { EMU_NO_DEVICE, "the driver finds no CUDA device" },
     };
-    SKIP_ON_A_DEVICE();
+    SKIP_WITHOUT_EMULATION("only the emulation can be made to fail");
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         struct err e = { "" };
         emu_fail(ways[i].how, 0);
@@ -121,14 +112,14 @@ static void fail_in_turn(enum emu_failure how, const char *words, const char *ad
 static void test_lost(void **state)
 {
     (void)state;
-    SKIP_ON_A_DEVICE();
+    SKIP_WITHOUT_EMULATION("only the emulation can be made to fail");
     fail_in_turn(EMU_LOST, "the device was lost while ", "run the same command again when nvidia-smi shows the device");
 }
 
 static void test_no_memory(void **state)
 {
     (void)state;
-    SKIP_ON_A_DEVICE();
+    SKIP_WITHOUT_EMULATION("only the emulation can be made to fail");
     fail_in_turn(EMU_NO_MEMORY, "no device memory for the ", " MiB are needed, 4.0 of 256.0 MiB are free");
 }
 
@@ -140,7 +131,7 @@ static void test_sticky(void **state)
     struct device *d;
     struct tensor *x;
     float one = 1, got = 5;
-    SKIP_ON_A_DEVICE();
+    SKIP_WITHOUT_EMULATION("only the emulation can be made to fail");
     assert_ok(open_device(&d, &e));
     assert_ok(d->tensor_new(d, &x, DTYPE_F32, 1, 1, "test", &e));
     emu_fail(EMU_LOST, 0);
@@ -162,7 +153,7 @@ static void test_room(void **state)
 {
     (void)state;
     struct err e = { "" };
-    SKIP_ON_A_DEVICE();
+    SKIP_WITHOUT_EMULATION("only the emulation can be made to fail");
     emu_set_memory_left(100000);
     assert_int_equal(generate(&(struct engine_options){ .batch = 2 }, &e), -1);
     emu_set_memory_left(MEMORY_LEFT);

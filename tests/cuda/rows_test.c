@@ -490,11 +490,7 @@ static void test_empty(void **state)
 static void test_planted(void **state)
 {
     (void)state;
-    SKIP_WITHOUT_DEVICE();
-    if (real_device()) {
-        printf("# skip: faults are planted in the emulation only\n");
-        skip();
-    }
+    SKIP_WITHOUT_EMULATION("faults are planted in the emulation only");
     expect_found(PLANT_NO_BARRIER, norms, "no barrier before the sums of the warps are read");
     expect_found(PLANT_SHUFFLE, norms, "half of a warp skips a shuffle");
     expect_found(PLANT_PAST_THE_END, pointwise, "one element too many");

@@ -256,11 +256,7 @@ static void test_failures(void **state)
 static void test_planted(void **state)
 {
     (void)state;
-    SKIP_WITHOUT_DEVICE();
-    if (real_device()) {
-        printf("# skip: faults are planted in the emulation only\n");
-        skip();
-    }
+    SKIP_WITHOUT_EMULATION("faults are planted in the emulation only");
     expect_found(PLANT_NO_ATOMIC_CLEAR, single_options, "the histogram is not cleared");
     expect_found(PLANT_NO_BARRIER, single_options, "no barrier before the sums of the warps are read");
 }

@@ -213,11 +213,7 @@ static void test_attention(void **state)
 static void test_planted(void **state)
 {
     (void)state;
-    SKIP_WITHOUT_DEVICE();
-    if (real_device()) {
-        printf("# skip: faults are planted in the emulation only\n");
-        skip();
-    }
+    SKIP_WITHOUT_EMULATION("faults are planted in the emulation only");
     expect_found(PLANT_PIECE, products, "the last row of a piece is not summed");
     expect_found(PLANT_REPEATED_ID, rows_back, "a repeated id is added twice");
     expect_found(PLANT_UNSEEN_ROW, attention_back, "a key misses its own row");
