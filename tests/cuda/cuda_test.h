@@ -6,9 +6,7 @@
 #ifndef LATENT_CUDA_TEST_H
 #define LATENT_CUDA_TEST_H
 
-#include "kernels/cuda/emu/emu.h"
-#include "kernels/kernel_test.h"
-#include "kernels/plugin.h"
+#include "unit/test.h"
 
 static char mismatch[2048];
 
@@ -22,6 +20,12 @@ static inline void note_mismatch(const char *fmt, ...)
     vsnprintf(mismatch, sizeof mismatch, fmt, ap);
     va_end(ap);
 }
+
+#define READ_FAILED(d, e) note_mismatch("%s: %s", (d)->name, (e)->msg)
+
+#include "kernels/cuda/emu/emu.h"
+#include "kernels/kernel_test.h"
+#include "kernels/plugin.h"
 
 static inline const char *real_device(void)
 {
@@ -51,30 +55,18 @@ latent_device_open_fn latent_device_open; /* of the emulation */
         }                                                                                                              \
     } while (0)
 
-static bool test_bf16; /* matrices and caches of the device under test hold bf16: its normal way; off: float */
-
-static inline struct device *open_device_under_test(void)
+/* bf16: its matrices and caches hold bf16, its normal way; else float. */
+static inline struct device *open_device_under_test(bool bf16)
 {
     struct err e = { "" };
     struct device *d = NULL;
     if (real_device())
-        assert_ok(plugin_open(&d, real_device(), !test_bf16, &e));
+        assert_ok(plugin_open(&d, real_device(), !bf16, &e));
 #ifndef NO_EMULATION
     else
-        assert_ok(latent_device_open(LATENT_DEVICE_ABI, LATENT_BUILD_ID, 0, !test_bf16, &d, &e));
+        assert_ok(latent_device_open(LATENT_DEVICE_ABI, LATENT_BUILD_ID, 0, !bf16, &d, &e));
 #endif
     return d;
-}
-
-/* Reads into fresh memory; a failure of the device is a mismatch and gives zeros. */
-static inline void *back(struct device *d, const struct tensor *t, size_t size)
-{
-    struct err e = { "" };
-    size_t n = (size_t)(d->tensor_rows(t) * d->tensor_cols(t));
-    void *v = xcalloc(n ? n : 1, size);
-    if (d->tensor_read(d, t, 0, v, n, &e) < 0)
-        note_mismatch("%s: %s", d->name, e.msg);
-    return v;
 }
 
 static inline void same_floats(const char *what, const float *got, const float *want, int64_t n, double atol,
@@ -106,51 +98,8 @@ static inline void same_tensors(const char *what, struct device *a, struct tenso
     b->tensor_free(b, want);
 }
 
-static inline uint16_t bf16_bits(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    if ((u & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-static inline float bf16_float(uint16_t h)
-{
-    uint32_t u = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
-static inline void round_to_bf16(float *v, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        v[i] = bf16_float(bf16_bits(v[i]));
-}
-
-/* e4m3, from its definition: the nearest of all numbers, of two the one with the even code; 448 for what is beyond. */
-static inline float f8_float(uint8_t code)
-{
-    int e = code >> 3 & 15, m = code & 7;
-    float f = e ? ldexpf(1 + (float)m / 8, e - 7) : ldexpf((float)m / 8, -6);
-    return (code & 0x7f) == 0x7f ? NAN : code & 0x80 ? -f : f;
-}
-
-static inline uint8_t f8_bits(float f)
-{
-    int best = 0;
-    if (isnan(f))
-        return 0x7f;
-    for (int i = 1; i < 0x7f; i++) {
-        float d = fabsf(f8_float((uint8_t)i) - fabsf(f)), most = fabsf(f8_float((uint8_t)best) - fabsf(f));
-        if (d < most || (d == most && i % 2 == 0))
-            best = i;
-    }
-    return (uint8_t)(best | (signbit(f) ? 0x80 : 0));
-}
-
 typedef void check_fn(struct device *d /* under test */, struct device *oracle);
+static bool test_bf16; /* how the device of checks is opened */
 
 /* Runs a check in one order of threads with one fault planted; true: nothing wrong was seen. */
 static inline bool check_in_order(check_fn *check, enum emu_order order, enum plant fault)
@@ -165,7 +114,7 @@ static inline bool check_in_order(check_fn *check, enum emu_order order, enum pl
     (void)order;
     (void)fault;
 #endif
-    struct device *d = open_device_under_test(), *oracle = open_path(CPU_ORACLE, 1);
+    struct device *d = open_device_under_test(test_bf16), *oracle = open_path(CPU_ORACLE, 1);
     check(d, oracle);
     device_close(d);
     device_close(oracle);
@@ -189,6 +138,35 @@ static inline void expect_right(check_fn *check)
             break;
     }
 }
+
+/* A test that is one check on the device of floats, or of bf16: CHECK(norms), CHECK_BF16(widths). */
+struct one_check {
+    check_fn *check;
+    bool bf16;
+};
+
+static inline void test_is_right(void **state)
+{
+    const struct one_check *c = *state;
+    SKIP_WITHOUT_DEVICE();
+    test_bf16 = c->bf16;
+    expect_right(c->check);
+}
+
+#define CHECK(f)                                                                                                       \
+    {                                                                                                                  \
+#f, test_is_right, NULL, NULL, &(struct one_check)                                                             \
+        {                                                                                                              \
+            f, false                                                                                                   \
+        }                                                                                                              \
+    }
+#define CHECK_BF16(f)                                                                                                  \
+    {                                                                                                                  \
+#f " in bf16", test_is_right, NULL, NULL, &(struct one_check)                                                  \
+        {                                                                                                              \
+            f, true                                                                                                    \
+        }                                                                                                              \
+    }
 
 /* Each fault is found in one order of threads at least. The chip has no planted faults. */
 static inline void expect_found(enum plant fault, check_fn *check, const char *name)

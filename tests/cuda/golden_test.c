@@ -7,8 +7,7 @@
 static struct opened open_model(const char *name, bool bf16)
 {
     struct err e = { "" };
-    test_bf16 = bf16;
-    struct opened o = { .d = open_device_under_test() };
+    struct opened o = { .d = open_device_under_test(bf16) };
     char path[512];
     snprintf(o.name, sizeof o.name, "%s on %s", name, o.d->numerics);
     snprintf(path, sizeof path, "tests/golden/models/%s", name);

@@ -16,15 +16,11 @@ static void check_batches(const char *name, bool fp8_cache)
     struct gen_request q[2][MOST_CASES];
     struct gen_result *r[2][MOST_CASES];
     struct gen_params p;
-    test_bf16 = true;
-    struct opened m = { .d = open_device_under_test() };
-    test_bf16 = false;
-    char path[256];
     int n = greedy_load(name, c);
-    snprintf(path, sizeof path, "tests/golden/models/%s", name);
+    struct device *d = open_device_under_test(true);
     if (fp8_cache)
-        assert_ok(device_use_fp8_cache(m.d, &e));
-    assert_ok(model_open(&m.m, path, m.d, &e));
+        assert_ok(device_use_fp8_cache(d, &e));
+    struct opened m = open_golden_on(d, name);
     assert_int_equal(kv_page_bytes(m.m), (fp8_cache ? 2 : 4) * KV_PAGE * model_config(m.m)->layers *
                                              model_config(m.m)->kv_heads * model_config(m.m)->head_dim);
     gen_params_init(&p, model_config(m.m));
@@ -47,16 +43,12 @@ static void check_batches(const char *name, bool fp8_cache)
 
 static void check_greedy(const char *name, const struct engine_options *options)
 {
-    struct err e = { "" };
     struct greedy_case c[MOST_CASES];
     struct gen_request q[MOST_CASES];
     struct gen_result *r[MOST_CASES];
     struct gen_params p;
-    struct opened m = { .d = open_device_under_test() };
-    char path[256];
     int n = greedy_load(name, c);
-    snprintf(path, sizeof path, "tests/golden/models/%s", name);
-    assert_ok(model_open(&m.m, path, m.d, &e));
+    struct opened m = open_golden_on(open_device_under_test(false), name);
     gen_params_init(&p, model_config(m.m));
     p.n_stop = 0;
     p.max_new = c[0].n_out;
@@ -108,12 +100,10 @@ static void test_branches(void **state)
         int32_t ids[SEQS][LENGTH];
         float together[SEQS][LENGTH], alone[LENGTH];
         struct score_seq seq[SEQS] = { 0 };
-        test_bf16 = kind > 0;
-        struct opened m = { .d = open_device_under_test() };
-        test_bf16 = false;
+        struct device *d = open_device_under_test(kind > 0);
         if (kind == 2)
-            assert_ok(device_use_fp8_cache(m.d, &e));
-        assert_ok(model_open(&m.m, "tests/golden/models/qwen3-bf16", m.d, &e));
+            assert_ok(device_use_fp8_cache(d, &e));
+        struct opened m = open_golden_on(d, "qwen3-bf16");
         for (int s = 0; s < SEQS; s++) {
             for (int i = 0; i < LENGTH; i++)
                 ids[s][i] = 10 + i * 7 % 50 + (i >= PART ? s : 0);
@@ -138,7 +128,7 @@ static void test_refused(void **state)
     (void)state;
     SKIP_WITHOUT_DEVICE();
     struct err e = { "" };
-    struct device *d = open_device_under_test(); /* of floats */
+    struct device *d = open_device_under_test(false); /* of floats */
     assert_int_equal(device_use_fp8_cache(d, &e), -1);
     assert_non_null(strstr(e.msg, "(cuda-cublas-f32) keeps keys and values as float"));
     device_close(d);

@@ -28,10 +28,7 @@ static void write_all(struct device *d, struct tensor *t, float value)
 
 static struct tensor *row_of(struct device *d)
 {
-    struct err e;
-    struct tensor *t;
-    assert_ok(d->tensor_new(d, &t, DTYPE_F32, 1, N, "test", &e));
-    return t;
+    return floats_of(d, 1, N, NULL);
 }
 
 static void test_device(void **state)
@@ -39,7 +36,7 @@ static void test_device(void **state)
     (void)state;
     SKIP_WITHOUT_DEVICE();
     struct err e = { "" };
-    struct device *d = open_device_under_test();
+    struct device *d = open_device_under_test(false);
     struct tensor *x = row_of(d), *y = row_of(d), *other = row_of(d);
     write_all(d, x, 1);
     assert_true(d->record_begin(d));
@@ -74,9 +71,7 @@ static void test_without_room(void **state)
     static float one[N * N];
     for (int i = 0; i < N * N; i++)
         one[i] = 1;
-    test_bf16 = true;
-    struct device *d = open_device_under_test();
-    test_bf16 = false;
+    struct device *d = open_device_under_test(true);
     struct tensor *x = row_of(d), *y = row_of(d);
     struct weight *w;
     assert_ok(d->weight_new(d, &w, &(struct weight_part){ one, DTYPE_F32, N }, 1, N, "test", &e));
@@ -136,16 +131,11 @@ static void run(const char *name, bool recorded, const struct engine_options *o,
     struct gen_request q[REQUESTS];
     struct gen_result r;
     struct engine *g;
-    char path[256];
     int n = greedy_load(name, c), got, steps = 0;
-    test_bf16 = kind % 2;
-    struct opened m = { .d = open_device_under_test() };
-    test_bf16 = false;
+    struct opened m = open_golden_on(open_device_under_test(kind % 2), name);
     *out = (struct run){ 0 };
     if (!recorded)
         m.d->record_begin = NULL;
-    snprintf(path, sizeof path, "tests/golden/models/%s", name);
-    assert_ok(model_open(&m.m, path, m.d, &e));
     struct engine_options options = *o;
     if (kind == 0) /* too little for all: some give up their pages */
         options.kv_memory = 7 * (int64_t)kv_page_bytes(m.m);

@@ -1,5 +1,6 @@
 /* rows_test.c - row operations, linear, rotation, decode inputs, log-probabilities of the CUDA kernels. */
 #include "cuda/cuda_test.h"
+#include "kernels/rows_problem.h"
 
 static const int widths[] = { 1, 7, 8, 9, 31, 32, 33, 257, 1025 };
 enum { WIDTHS = sizeof widths / sizeof *widths };
@@ -29,59 +30,36 @@ static void drop(struct device *d, struct device *o, struct both b)
     o->tensor_free(o, b.o);
 }
 
+/* Operations first .. last of kernels/rows_problem.h. */
+static void compare_rows(struct device *d, struct device *o, enum op first, enum op last, float scale)
+{
+    enum { ROWS = 5 };
+    for (int w = 0; w < WIDTHS; w++) {
+        int n = widths[w];
+        struct inputs in = inputs_of(ROWS, n, scale);
+        for (enum op op = first; op <= last; op++) {
+            bool exact = op > GELU; /* sums and copies */
+            float *got = result(d, op, &in, 0, ROWS), *want = result(o, op, &in, 0, ROWS);
+            same_floats(op_name[op], got, want, (int64_t)ROWS * n,
+                        exact                      ? 0
+                        : op == LAYERNORM && n > 1 ? 1e-4
+                                                   : 1e-6,
+                        exact ? 0 : 1e-5);
+            free(got);
+            free(want);
+        }
+        inputs_free(&in);
+    }
+}
+
 static void norms(struct device *d, struct device *o)
 {
-    struct source s = source_of(1);
-    for (int w = 0; w < WIDTHS; w++) {
-        int n = widths[w], rows = 3;
-        struct both x = put_random(d, o, &s, rows, n, 3), g = put_random(d, o, &s, 1, n, 1),
-                    b = put_random(d, o, &s, 1, n, 1);
-        struct both y = put(d, o, DTYPE_F32, rows, n, NULL);
-        d->rmsnorm(d, y.d, x.d, g.d, 1e-6f, rows, n);
-        o->rmsnorm(o, y.o, x.o, g.o, 1e-6f, rows, n);
-        same_tensors("rmsnorm", d, y.d, o, y.o, 1e-6, 1e-5);
-        y = put(d, o, DTYPE_F32, rows, n, NULL);
-        d->layernorm(d, y.d, x.d, g.d, b.d, 1e-5f, rows, n);
-        o->layernorm(o, y.o, x.o, g.o, b.o, 1e-5f, rows, n);
-        same_tensors("layernorm", d, y.d, o, y.o, n == 1 ? 1e-6 : 1e-4, 1e-5);
-        drop(d, o, x);
-        drop(d, o, g);
-        drop(d, o, b);
-    }
+    compare_rows(d, o, RMSNORM, LAYERNORM, 3);
 }
 
 static void pointwise(struct device *d, struct device *o)
 {
-    struct source s = source_of(2);
-    for (int w = 0; w < WIDTHS; w++) {
-        int n = widths[w], rows = 2;
-        struct both gate_up = put_random(d, o, &s, rows, 2 * n, 8), x = put_random(d, o, &s, rows, n, 4);
-        struct both y = put(d, o, DTYPE_F32, rows, n, NULL);
-        d->silu_mul(d, y.d, gate_up.d, rows, n);
-        o->silu_mul(o, y.o, gate_up.o, rows, n);
-        same_tensors("silu_mul", d, y.d, o, y.o, 1e-6, 1e-5);
-        y = put_random(d, o, &s, rows, n, 1);
-        d->add(d, y.d, x.d, rows * n);
-        o->add(o, y.o, x.o, rows * n);
-        same_tensors("add", d, y.d, o, y.o, 0, 0);
-        y = put(d, o, DTYPE_F32, rows, n, NULL);
-        d->gelu(d, y.d, x.d, rows * n);
-        o->gelu(o, y.o, x.o, rows * n);
-        same_tensors("gelu", d, y.d, o, y.o, 1e-6, 1e-5);
-        y = put(d, o, DTYPE_F32, rows, n, NULL);
-        d->copy(d, y.d, x.d, rows * n);
-        o->copy(o, y.o, x.o, rows * n);
-        same_tensors("copy", d, y.d, o, y.o, 0, 0);
-        int32_t index[] = { 1, 0, 1, 1, 0 };
-        struct both at = put(d, o, DTYPE_I32, 5, 1, index);
-        y = put(d, o, DTYPE_F32, 5, n, NULL);
-        d->gather_rows(d, y.d, x.d, at.d, 5, n);
-        o->gather_rows(o, y.o, x.o, at.o, 5, n);
-        same_tensors("gather_rows", d, y.d, o, y.o, 0, 0);
-        drop(d, o, gate_up);
-        drop(d, o, x);
-        drop(d, o, at);
-    }
+    compare_rows(d, o, SILU_MUL, ADD_ROW, 8);
 }
 
 struct weights {
@@ -201,80 +179,27 @@ static void embedding_and_linear(struct device *d, struct device *o)
 static void rotation(struct device *d, struct device *o)
 {
     static const struct {
-        int heads, kv_heads, hd, rotary;
+        struct rope_args a;
         bool norms, append;
-    } shapes[] = { { 1, 1, 2, 2, true, true },   { 3, 1, 7, 4, true, true },    { 4, 2, 32, 32, false, true },
-                   { 5, 5, 33, 16, true, true }, { 4, 1, 64, 64, true, false }, { 6, 2, 128, 128, true, true } };
-    enum { ROWS = 5, TABLE = 40, CACHE = 64 };
-    struct source s = source_of(4);
+    } shapes[] = { { { .heads = 1, .kv_heads = 1, .head_dim = 2, .rotary = 2 }, true, true },
+                   { { .heads = 3, .kv_heads = 1, .head_dim = 7, .rotary = 4 }, true, true },
+                   { { .heads = 4, .kv_heads = 2, .head_dim = 32, .rotary = 32 }, false, true },
+                   { { .heads = 5, .kv_heads = 5, .head_dim = 33, .rotary = 16 }, true, true },
+                   { { .heads = 4, .kv_heads = 1, .head_dim = 64, .rotary = 64 }, true, false },
+                   { { .heads = 6, .kv_heads = 2, .head_dim = 128, .rotary = 128 }, true, true } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int narrow = 0; narrow < 2; narrow++) {
-            int hd = shapes[i].hd, half = shapes[i].rotary / 2, kv = shapes[i].kv_heads * hd;
-            int32_t table[ROWS], cache_row[ROWS] = { 3, 40, -1, 63, 17 };
-            for (int t = 0; t < ROWS; t++)
-                table[t] = next_int(&s, TABLE);
-            struct both qkv = put_random(d, o, &s, ROWS, shapes[i].heads * hd + 2 * kv, 2);
-            struct both qn = put_random(d, o, &s, 1, hd, 1), kn = put_random(d, o, &s, 1, hd, 1);
-            struct both cosine = put_random(d, o, &s, TABLE, half, 1), sine = put_random(d, o, &s, TABLE, half, 1);
-            struct both rows = put(d, o, DTYPE_I32, ROWS, 1, table), at = put(d, o, DTYPE_I32, ROWS, 1, cache_row);
-            enum dtype type = narrow ? DTYPE_BF16 : DTYPE_F32;
-            struct both k = { tensor_of(d, type, CACHE, kv, NULL), tensor_of(o, DTYPE_F32, CACHE, kv, NULL) };
-            struct both v = { tensor_of(d, type, CACHE, kv, NULL), tensor_of(o, DTYPE_F32, CACHE, kv, NULL) };
-            bool n = shapes[i].norms, append = shapes[i].append;
-            struct rope_args a = { qkv.d,
-                                   n ? qn.d : NULL,
-                                   n ? kn.d : NULL,
-                                   1e-6f,
-                                   cosine.d,
-                                   sine.d,
-                                   rows.d,
-                                   ROWS,
-                                   shapes[i].heads,
-                                   shapes[i].kv_heads,
-                                   hd,
-                                   shapes[i].rotary,
-                                   append ? k.d : NULL,
-                                   append ? v.d : NULL,
-                                   at.d };
-            struct rope_args b = { qkv.o,
-                                   n ? qn.o : NULL,
-                                   n ? kn.o : NULL,
-                                   1e-6f,
-                                   cosine.o,
-                                   sine.o,
-                                   rows.o,
-                                   ROWS,
-                                   shapes[i].heads,
-                                   shapes[i].kv_heads,
-                                   hd,
-                                   shapes[i].rotary,
-                                   append ? k.o : NULL,
-                                   append ? v.o : NULL,
-                                   at.o };
-            d->rope(d, &a);
-            o->rope(o, &b);
-            same_tensors("rope", d, qkv.d, o, qkv.o, 1e-6, 1e-5);
-            if (narrow) {
-                uint16_t *got = back(d, k.d, 2), *got_v = back(d, v.d, 2);
-                float *want = back(o, k.o, 4), *want_v = back(o, v.o, 4);
-                for (int j = 0; j < CACHE * kv; j++) {
-                    float x = bf16_float(got[j]), y = bf16_float(got_v[j]);
-                    same_floats("bf16 key cache", &x, &want[j], 1, 1e-6, 0x1p-8 + 1e-5);
-                    same_floats("bf16 value cache", &y, &want_v[j], 1, 0, 0x1p-8);
-                }
-                free(got);
-                free(got_v);
-                free(want);
-                free(want_v);
-                drop(d, o, k);
-                drop(d, o, v);
-            } else {
-                same_tensors("key cache", d, k.d, o, k.o, 1e-6, 1e-5);
-                same_tensors("value cache", d, v.d, o, v.o, 0, 0);
-            }
-            struct both used[] = { qn, kn, cosine, sine, rows, at };
-            for (int j = 0; j < 6; j++)
-                drop(d, o, used[j]);
+            struct rope_args a = shapes[i].a;
+            a.rows = 5;
+            int64_t kv = (int64_t)a.kv_heads * a.head_dim, n = a.rows * (a.heads * a.head_dim + 2 * kv);
+            double step = narrow ? 0x1p-8 : 0; /* of bf16 */
+            struct rotated want = rotated(o, &a, shapes[i].norms, shapes[i].append, DTYPE_F32);
+            struct rotated got = rotated(d, &a, shapes[i].norms, shapes[i].append, narrow ? DTYPE_BF16 : DTYPE_F32);
+            same_floats("rope", got.qkv, want.qkv, n, 1e-6, 1e-5);
+            same_floats("key cache", got.k_cache, want.k_cache, CACHE_ROWS * kv, 1e-6, step + 1e-5);
+            same_floats("value cache", got.v_cache, want.v_cache, CACHE_ROWS * kv, 0, step);
+            rotated_free(&want);
+            rotated_free(&got);
         }
 }
 
@@ -333,27 +258,15 @@ static void log_probabilities(struct device *d, struct device *o)
             v[2 * n + 1] = v[2 * n + 3] = 9; /* a tie: the lower id is best */
             v[3 * n + 2] = 80;               /* nearly all of the mass on one id */
         }
-        struct both x = put(d, o, DTYPE_F32, rows, n, v), at = put(d, o, DTYPE_I32, rows, 1, target);
-        struct both lp = put(d, o, DTYPE_F32, rows, 1, NULL), h = put(d, o, DTYPE_F32, rows, 1, NULL),
-                    best = put(d, o, DTYPE_I32, rows, 1, NULL);
-        d->logprobs(d, lp.d, h.d, best.d, x.d, at.d, rows, n);
-        o->logprobs(o, lp.o, h.o, best.o, x.o, at.o, rows, n);
-        int32_t *a = back(d, best.d, 4), *b = back(o, best.o, 4);
-        float *p = back(d, lp.d, 4), *q = back(o, lp.o, 4);
-        same_ints("best", a, b, rows);
+        struct scores got = scores_of(d, v, target, rows, n), want = scores_of(o, v, target, rows, n);
+        same_ints("best", got.best, want.best, rows);
         for (int i = 0; i < rows; i++) /* -infinity is a log-probability too */
-            if (!(isinf(p[i]) && isinf(q[i])))
-                same_floats("logprob", &p[i], &q[i], 1, 1e-5, 1e-5);
-        same_tensors("entropy", d, h.d, o, h.o, 1e-5, 1e-5);
-        free(a);
-        free(b);
-        free(p);
-        free(q);
+            if (!(isinf(got.logprob[i]) && isinf(want.logprob[i])))
+                same_floats("logprob", &got.logprob[i], &want.logprob[i], 1, 1e-5, 1e-5);
+        same_floats("entropy", got.entropy, want.entropy, rows, 1e-5, 1e-5);
+        scores_free(&got);
+        scores_free(&want);
         free(v);
-        drop(d, o, x);
-        drop(d, o, at);
-        drop(d, o, best);
-        drop(d, o, lp);
     }
 }
 
@@ -427,66 +340,6 @@ static void no_room(struct device *d, struct device *o)
     d->tensor_free(d, t);
 }
 
-static void test_no_room(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(no_room);
-}
-
-static void test_norms(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(norms);
-}
-
-static void test_pointwise(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(pointwise);
-}
-
-static void test_embedding_and_linear(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(embedding_and_linear);
-    test_bf16 = true;
-    expect_right(embedding_and_linear);
-    test_bf16 = false;
-}
-
-static void test_rotation(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(rotation);
-    expect_right(eight_bits);
-}
-
-static void test_log_probabilities(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(log_probabilities);
-}
-
-static void test_step_inputs(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(step_inputs);
-}
-
-static void test_empty(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(empty);
-}
-
 static void test_planted(void **state)
 {
     (void)state;
@@ -502,10 +355,16 @@ static void test_planted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_norms),       cmocka_unit_test(test_pointwise),
-        cmocka_unit_test(test_rotation),    cmocka_unit_test(test_embedding_and_linear),
-        cmocka_unit_test(test_step_inputs), cmocka_unit_test(test_log_probabilities),
-        cmocka_unit_test(test_empty),       cmocka_unit_test(test_no_room),
+        CHECK(norms),
+        CHECK(pointwise),
+        CHECK(rotation),
+        CHECK(eight_bits),
+        CHECK(embedding_and_linear),
+        CHECK_BF16(embedding_and_linear),
+        CHECK(step_inputs),
+        CHECK(log_probabilities),
+        CHECK(empty),
+        CHECK(no_room),
         cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

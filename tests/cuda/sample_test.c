@@ -1,75 +1,19 @@
 /* sample_test.c - the CUDA sampler against the oracle, token by token: ids, slots and log-probabilities. */
 #include "cuda/cuda_test.h"
+#include "kernels/sample_problem.h"
 
 enum { ROWS = 12 };
 
-static struct sample_slot fresh_slot(int vocab, uint32_t index)
+/* Rows have the slots from the last to the first. */
+static struct sampler sampler_with(struct device *d, int n, int vocab, bool counts, const struct sample_slot *slots)
 {
-    struct rng r = rng_stream(3, "slot", 4, index);
-    struct sample_slot s = { .temperature = 1,
-                             .top_p = 1,
-                             .repetition = 1,
-                             .hi = { vocab, vocab },
-                             .flip_id = -1,
-                             .limit = 1 << 30,
-                             .key = { r.key[0], r.key[1] },
-                             .stream = { r.stream[0], r.stream[1] } };
-    for (int i = 0; i < SAMPLE_STOP_IDS; i++)
-        s.also[0][i] = s.also[1][i] = s.never[0][i] = s.never[1][i] = s.stop[i] = -1;
-    return s;
-}
-
-static void random_slot(struct source *src, struct sample_slot *s, int vocab)
-{
-    static const float temperature[] = { 0, 0.3f, 0.7f, 1, 1.7f }, top_p[] = { 1, 0.95f, 0.5f, 0.01f };
-    static const float min_p[] = { 0, 0, 0.05f, 0.5f };
-    static const int top_k[] = { 0, 1, 20, 200 };
-    s->temperature = temperature[next_int(src, 5)];
-    s->top_p = top_p[next_int(src, 4)];
-    s->min_p = min_p[next_int(src, 4)];
-    s->top_k = top_k[next_int(src, 4)];
-    s->repetition = next_int(src, 2) ? 1 : 1.1f;
-    s->presence = next_int(src, 2) ? 0 : 0.5f;
-    s->frequency = next_int(src, 2) ? 0 : 0.1f;
-    s->flip_id = next_int(src, vocab + 1) - 1;
-    s->flip_bias = 3;
-    if (next_int(src, 2)) {
-        s->hi[0] = vocab / 2 + 1;
-        s->lo[1] = vocab / 2;
-        s->also[0][0] = next_int(src, vocab);
-        s->never[1][0] = vocab - 1 > vocab / 2 ? vocab - 1 : -1;
-    }
-    s->stop[1] = next_int(src, vocab);
-    s->limit = 3 + next_int(src, 5);
-}
-
-struct sampler {
-    struct device *d;
-    struct tensor *logits, *slot_of, *slots, *counts, *id, *logprob;
-    int n, vocab;
-};
-
-static struct sampler sampler_of(struct device *d, int n, int vocab, bool counts, const struct sample_slot *slots)
-{
-    struct sampler s = { .d = d, .n = n, .vocab = vocab };
-    int32_t index[64];
+    struct sampler s = sampler_of(d, n, vocab, counts);
+    int32_t index[ROWS];
     for (int i = 0; i < n; i++)
         index[i] = n - 1 - i;
-    s.logits = floats_of(d, n, vocab, NULL);
-    s.slot_of = ints_of(d, n, 1, index);
-    s.slots = tensor_of(d, DTYPE_U8, n, sizeof *slots, NULL);
-    s.counts = counts ? ints_of(d, n, vocab, NULL) : NULL;
-    s.id = ints_of(d, n, 1, NULL);
-    s.logprob = floats_of(d, n, 1, NULL);
-    d->tensor_write(d, s.slots, 0, slots, (size_t)n * sizeof *slots);
+    d->tensor_write(d, s.slot_of, 0, index, (size_t)n);
+    put_slots(&s, slots);
     return s;
-}
-
-static void sampler_free(struct sampler *s)
-{
-    struct tensor *t[] = { s->logits, s->slot_of, s->slots, s->counts, s->id, s->logprob };
-    for (int i = 0; i < 6; i++)
-        s->d->tensor_free(s->d, t[i]);
 }
 
 static void step(struct sampler s[2], const float *logits, const char *what)
@@ -80,8 +24,7 @@ static void step(struct sampler s[2], const float *logits, const char *what)
     int32_t *counts[2] = { NULL, NULL };
     for (int j = 0; j < 2; j++) {
         struct device *d = s[j].d;
-        struct sample_args a = { s[j].logits, s[j].slot_of, s[j].slots, s[j].counts,
-                                 s[j].id,     s[j].logprob, s[j].n,     s[j].vocab };
+        struct sample_args a = sample_args_of(&s[j]);
         d->tensor_write(d, s[j].logits, 0, logits, (size_t)s[j].n * (size_t)s[j].vocab);
         d->sample(d, &a);
         id[j] = back(d, s[j].id, 4);
@@ -112,16 +55,12 @@ static void random_options(struct device *d, struct device *o)
         struct source src = source_of((uint64_t)vocab);
         struct sample_slot slots[ROWS];
         char what[64];
-        for (int i = 0; i < ROWS; i++) {
-            slots[i] = fresh_slot(vocab, (uint32_t)i);
-            random_slot(&src, &slots[i], vocab);
-        }
+        for (int i = 0; i < ROWS; i++)
+            slots[i] = random_slot(&src, vocab, (uint32_t)i);
         slots[2].done = SAMPLE_EMPTY;
-        struct sampler s[2] = { sampler_of(d, ROWS, vocab, true, slots), sampler_of(o, ROWS, vocab, true, slots) };
+        struct sampler s[2] = { sampler_with(d, ROWS, vocab, true, slots), sampler_with(o, ROWS, vocab, true, slots) };
         for (int round = 0; round < 4; round++) {
-            float *x = random_floats(&src, ROWS * vocab, 8);
-            for (int i = 0; i < ROWS * vocab; i++)
-                x[i] = roundf(x[i] * 16) / 16; /* ties occur, as they do in bf16 */
+            float *x = tied_logits(&src, ROWS * vocab);
             snprintf(what, sizeof what, "vocabulary %d, step %d", vocab, round);
             step(s, x, what);
             free(x);
@@ -138,7 +77,7 @@ static void single_options(struct device *d, struct device *o)
     struct sample_slot slots[N];
     struct source src = source_of(11);
     for (int i = 0; i < N; i++)
-        slots[i] = fresh_slot(V, (uint32_t)i);
+        slots[i] = slot_of(1, V, 3, (uint32_t)i);
     slots[0].top_k = 5;
     slots[1].top_p = 0.6f;
     slots[2].min_p = 0.3f;
@@ -151,7 +90,7 @@ static void single_options(struct device *d, struct device *o)
     slots[8].lo[0] = 20;
     slots[8].hi[0] = 21;
     slots[9].temperature = 0.01f;
-    struct sampler s[2] = { sampler_of(d, N, V, false, slots), sampler_of(o, N, V, false, slots) };
+    struct sampler s[2] = { sampler_with(d, N, V, false, slots), sampler_with(o, N, V, false, slots) };
     for (int round = 0; round < 12; round++) {
         float x[N * V];
         for (int i = 0; i < N * V; i++)
@@ -169,7 +108,7 @@ static void single_options(struct device *d, struct device *o)
 static void nothing_finite(struct device *d, struct device *o)
 {
     enum { V = 40 };
-    struct sample_slot slots[2] = { fresh_slot(V, 0), fresh_slot(V, 1) };
+    struct sample_slot slots[2] = { slot_of(1, V, 3, 0), slot_of(1, V, 3, 1) };
     struct err e = { "" };
     float x[2 * V];
     int32_t id[2];
@@ -179,8 +118,9 @@ static void nothing_finite(struct device *d, struct device *o)
     x[3] = INFINITY; /* row 0 is slot 1: the infinite one wins */
     slots[0].lo[0] = 33;
     slots[0].never[0][5] = 33;
-    struct sampler s = sampler_of(d, 2, V, false, slots);
-    struct sample_args a = { s.logits, s.slot_of, s.slots, NULL, s.id, NULL, 2, V };
+    struct sampler s = sampler_with(d, 2, V, false, slots);
+    struct sample_args a = sample_args_of(&s);
+    a.out_logprob = NULL; /* not asked for */
     d->tensor_write(d, s.logits, 0, x, 2 * V);
     d->sample(d, &a);
     if (d->tensor_read(d, s.id, 0, id, 2, &e) < 0)
@@ -193,15 +133,16 @@ static void nothing_finite(struct device *d, struct device *o)
 static void failures(struct device *d, struct device *o)
 {
     enum { V = 40 };
-    struct sample_slot slots[3] = { fresh_slot(V, 0), fresh_slot(V, 1), fresh_slot(V, 2) };
+    struct sample_slot slots[3] = { slot_of(1, V, 3, 0), slot_of(1, V, 3, 1), slot_of(1, V, 3, 2) };
     struct source src = source_of(12);
     struct err e = { "" };
     int32_t id[3];
     (void)o;
     float *x = random_floats(&src, 3 * V, 1);
     x[V + 39] = NAN;
-    struct sampler s = sampler_of(d, 3, V, false, slots);
-    struct sample_args a = { s.logits, s.slot_of, s.slots, NULL, s.id, NULL, 3, V };
+    struct sampler s = sampler_with(d, 3, V, false, slots);
+    struct sample_args a = sample_args_of(&s);
+    a.out_logprob = NULL; /* not asked for */
     d->tensor_write(d, s.logits, 0, x, 3 * V);
     d->sample(d, &a);
     struct read_ticket *r; /* the read of the step itself says it */
@@ -211,11 +152,11 @@ static void failures(struct device *d, struct device *o)
     if (d->sync(d, &e) != -1)
         note_mismatch("the failure did not last");
     sampler_free(&s);
-    struct device *fresh = open_device_under_test();
+    struct device *fresh = open_device_under_test(test_bf16);
     slots[2].lo[0] = slots[2].hi[0] = 5;
     x[V + 39] = 0;
-    s = sampler_of(fresh, 3, V, false, slots);
-    a = (struct sample_args){ s.logits, s.slot_of, s.slots, NULL, s.id, NULL, 3, V };
+    s = sampler_with(fresh, 3, V, false, slots);
+    a = sample_args_of(&s);
     fresh->tensor_write(fresh, s.logits, 0, x, 3 * V);
     fresh->sample(fresh, &a);
     if (fresh->sync(fresh, &e) != -1 || !strstr(e.msg, "slot 2 allows no id at all"))
@@ -223,34 +164,6 @@ static void failures(struct device *d, struct device *o)
     sampler_free(&s);
     device_close(fresh);
     free(x);
-}
-
-static void test_random_options(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(random_options);
-}
-
-static void test_single_options(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(single_options);
-}
-
-static void test_nothing_finite(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(nothing_finite);
-}
-
-static void test_failures(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(failures);
 }
 
 static void test_planted(void **state)
@@ -264,9 +177,8 @@ static void test_planted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random_options), cmocka_unit_test(test_single_options),
-        cmocka_unit_test(test_nothing_finite), cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_planted),
+        CHECK(random_options), CHECK(single_options),          CHECK(nothing_finite),
+        CHECK(failures),       cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -183,44 +183,17 @@ static void moves(struct device *d, struct device *o)
         compare(d, o, run_moves, &(struct problem){ "moves", 5, sizes[i], 0 }, 0);
 }
 
-static void test_products(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(products);
-    test_bf16 = true;
-    expect_right(products);
-    expect_right(held);
-    test_bf16 = false;
-}
-
-static void test_rows(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(rows_back);
-    expect_right(moves);
-    expect_right(optimizer);
-}
-
-static void test_attention(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    expect_right(attention_back);
-}
-
 static void test_planted(void **state)
 {
     (void)state;
     SKIP_WITHOUT_EMULATION("faults are planted in the emulation only");
+    test_bf16 = false;
     expect_found(PLANT_PIECE, products, "the last row of a piece is not summed");
     expect_found(PLANT_REPEATED_ID, rows_back, "a repeated id is added twice");
     expect_found(PLANT_UNSEEN_ROW, attention_back, "a key misses its own row");
+    expect_found(PLANT_PIECE, optimizer, "the last element of a tensor stays as it is");
     test_bf16 = true;
     expect_found(PLANT_HELD_ON, held, "what was rounded before is taken once more");
-    test_bf16 = false;
-    expect_found(PLANT_PIECE, optimizer, "the last element of a tensor stays as it is");
 }
 
 /* Torch's and PEFT's losses, gradients and first steps: in float as the CPU has them; in bf16 near. */
@@ -230,19 +203,17 @@ static void test_golden(void **state)
     static const char *const families[] = { "qwen3", "phi3", "xlmr" };
     SKIP_WITHOUT_DEVICE();
     for (int i = 0; i < 3; i++) {
-        struct device *d = open_device_under_test();
+        struct device *d = open_device_under_test(false);
         full_gradients(families[i], d, i == 1, i == 1 ? 7 : 0, 1e-4);
         if (i < 2)
             lora_gradients(families[i], d, 0, 1e-4);
         device_close(d);
     }
-    struct device *d = open_device_under_test();
+    struct device *d = open_device_under_test(false);
     golden_steps("qwen3", d, NULL, "full_steps.jsonl", real_device() ? 20 : 2, 1e-3f, 0.01f, 1e-3);
     golden_steps("llama3", d, &golden_lora, "lora_steps.jsonl", real_device() ? 20 : 2, 1e-2f, 0, 1e-3);
     device_close(d);
-    test_bf16 = true;
-    d = open_device_under_test();
-    test_bf16 = false;
+    d = open_device_under_test(true);
     full_gradients("qwen3", d, false, 0, 5e-2);
     full_gradients("phi3", d, false, 0, 5e-2); /* not xlmr: its key biases have gradient 0, but for the rounding */
     lora_gradients("qwen3", d, 0, 5e-2);
@@ -252,8 +223,15 @@ static void test_golden(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_products), cmocka_unit_test(test_rows),   cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_planted),  cmocka_unit_test(test_golden),
+        CHECK(products),
+        CHECK_BF16(products),
+        CHECK_BF16(held),
+        CHECK(rows_back),
+        CHECK(moves),
+        CHECK(optimizer),
+        CHECK(attention_back),
+        cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

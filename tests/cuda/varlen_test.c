@@ -2,13 +2,7 @@
  * and among others, bit for bit; and the faults planted in it. Inputs are bf16 already, so what differs is the rounding
  * of p and ds: 2^-9 of each. */
 #include "cuda/cuda_test.h"
-
-struct shape {
-    int heads, kv_heads, hd, window;
-    bool causal;
-};
-
-enum { MAX_SEQ = 12 };
+#include "kernels/attend_problem.h"
 
 struct results {
     float *out, *lse, *dqkv;
@@ -22,36 +16,29 @@ static void results_release(struct results *r)
     free(r->dqkv);
 }
 
-/* Sequences first .. first+nseq-1 of those that `begin` parts, the last one `less` tokens shorter; qkv and dout are
- * those of all. */
-static struct results run(struct device *d, const struct shape *s, const int32_t *begin, int first, int nseq, int less,
-                          const float *qkv, const float *dout)
+/* Sequences first .. first+nseq-1 of the batch, the last one `less` tokens shorter; dout is of all. */
+static struct results run(struct device *d, const struct batch *whole, bool causal, int first, int nseq, int less,
+                          const float *dout)
 {
-    int32_t part[MAX_SEQ + 1];
+    struct batch b = *whole; /* that part of it; its qkv is borrowed */
+    b.nseq = nseq;
     for (int i = 0; i <= nseq; i++)
-        part[i] = begin[first + i] - begin[first] - (i == nseq ? less : 0);
-    int64_t rows = part[nseq], q_width = (int64_t)s->heads * s->hd, width = q_width + 2 * (int64_t)s->kv_heads * s->hd;
-    struct tensor *in = floats_of(d, rows, width, qkv + begin[first] * width);
-    struct tensor *grad = floats_of(d, rows, q_width, dout + begin[first] * q_width);
-    struct tensor *out = floats_of(d, rows, q_width, NULL), *lse = floats_of(d, rows, s->heads, NULL);
-    struct tensor *dqkv = floats_of(d, rows, width, NULL), *b = ints_of(d, nseq + 1, 1, part);
-    struct attend_varlen_args a = { .out = out,
-                                    .qkv = in,
-                                    .begin = b,
-                                    .nseq = nseq,
-                                    .rows = (int)rows,
-                                    .heads = s->heads,
-                                    .kv_heads = s->kv_heads,
-                                    .head_dim = s->hd,
-                                    .scale = 1 / sqrtf((float)s->hd),
-                                    .window = s->window,
-                                    .causal = s->causal };
-    d->fill(d, dqkv, NAN, rows * width); /* it is written, all of it */
+        b.begin[i] = whole->begin[first + i] - whole->begin[first] - (i == nseq ? less : 0);
+    b.rows = b.begin[nseq];
+    b.qkv += whole->begin[first] * b.width;
+    struct tensor *in = floats_of(d, b.rows, b.width, b.qkv);
+    struct tensor *grad = floats_of(d, b.rows, b.q_width, dout + whole->begin[first] * b.q_width);
+    struct tensor *out = floats_of(d, b.rows, b.q_width, NULL), *lse = floats_of(d, b.rows, b.s.heads, NULL);
+    struct tensor *dqkv = floats_of(d, b.rows, b.width, NULL), *begin = ints_of(d, nseq + 1, 1, b.begin);
+    struct attend_varlen_args a = varlen_args(&b, causal, out, in, begin);
+    d->fill(d, dqkv, NAN, b.rows * b.width); /* it is written, all of it */
     d->attend_varlen_keep(d, &a, lse);
     d->attend_varlen_backward(d, &a, dqkv, grad, lse);
-    struct results r = { back(d, out, 4), back(d, lse, 4), back(d, dqkv, 4),
-                         rows * q_width,  rows * s->heads, rows * width };
-    struct tensor *all[] = { in, grad, out, lse, dqkv, b };
+    struct results r = {
+        back(d, out, 4), back(d, lse, 4), back(d, dqkv, 4), b.rows * b.q_width, b.rows * (int64_t)b.s.heads,
+        b.rows * b.width
+    };
+    struct tensor *all[] = { in, grad, out, lse, dqkv, begin };
     for (int i = 0; i < 6; i++)
         d->tensor_free(d, all[i]);
     return r;
@@ -65,22 +52,21 @@ static double most_of(const float *v, int64_t n)
     return most;
 }
 
-static void one_batch(struct device *d, struct device *o, struct shape s, int nseq, const int *lengths, int alone)
+static void one_batch(struct device *d, struct device *o, struct shape s, bool causal, int nseq, const int *lengths,
+                      int alone)
 {
-    int32_t begin[MAX_SEQ + 1] = { 0 };
-    for (int i = 0; i < nseq; i++)
-        begin[i + 1] = begin[i] + lengths[i];
-    int64_t rows = begin[nseq], q_width = (int64_t)s.heads * s.hd, width = q_width + 2 * (int64_t)s.kv_heads * s.hd;
-    struct source src = source_of((uint64_t)(s.heads * 1000 + s.hd));
-    float *qkv = random_floats(&src, rows * width, 2), *dout = random_floats(&src, rows * q_width, 1);
-    for (int64_t i = 0; i < rows * width; i++)
-        if (i % width < q_width + (width - q_width) / 2)
-            qkv[i] *= 2; /* scores far enough apart that a wrong key shows */
-    round_to_bf16(qkv, rows * width);
-    round_to_bf16(dout, rows * q_width);
-    struct results want = run(o, &s, begin, 0, nseq, 0, qkv, dout), got = run(d, &s, begin, 0, nseq, 0, qkv, dout);
+    uint64_t seed = (uint64_t)(s.heads * 1000 + s.hd);
+    struct batch b = batch_of(s, nseq, lengths, seed);
+    struct source src = source_of(seed + 500);
+    float *dout = random_floats(&src, b.rows * b.q_width, 1);
+    for (int64_t i = 0; i < b.rows * b.width; i++)
+        if (i % b.width < b.q_width + b.kv_width)
+            b.qkv[i] *= 2; /* scores far enough apart that a wrong key shows */
+    round_to_bf16(b.qkv, b.rows * b.width);
+    round_to_bf16(dout, b.rows * b.q_width);
+    struct results want = run(o, &b, causal, 0, nseq, 0, dout), got = run(d, &b, causal, 0, nseq, 0, dout);
     char what[128];
-    int n = snprintf(what, sizeof what, "%s, window %d, %d/%d heads of %d: ", s.causal ? "causal" : "whole", s.window,
+    int n = snprintf(what, sizeof what, "%s, window %d, %d/%d heads of %d: ", causal ? "causal" : "whole", s.window,
                      s.heads, s.kv_heads, s.hd);
 #define SAME(x, tolerance)                                                                                             \
     do {                                                                                                               \
@@ -91,18 +77,17 @@ static void one_batch(struct device *d, struct device *o, struct shape s, int ns
     SAME(lse, 1e-4);
     SAME(dqkv, 0.005 * most_of(want.dqkv, want.n_dqkv));
 #undef SAME
-    struct results one = run(d, &s, begin, alone, 1, 0, qkv, dout);
-    struct results begun = run(d, &s, begin, alone, 1, 1, qkv, dout);
-    if (memcmp(one.out, got.out + begin[alone] * q_width, (size_t)one.n_out * 4) != 0 ||
-        memcmp(one.dqkv, got.dqkv + begin[alone] * width, (size_t)one.n_dqkv * 4) != 0)
+    struct results one = run(d, &b, causal, alone, 1, 0, dout), begun = run(d, &b, causal, alone, 1, 1, dout);
+    if (memcmp(one.out, got.out + b.begin[alone] * b.q_width, (size_t)one.n_out * 4) != 0 ||
+        memcmp(one.dqkv, got.dqkv + b.begin[alone] * b.width, (size_t)one.n_dqkv * 4) != 0)
         note_mismatch("%.*ssequence %d has other bits alone", n, what, alone);
-    if (s.causal && memcmp(begun.out, got.out + begin[alone] * q_width, (size_t)begun.n_out * 4) != 0)
+    if (causal && memcmp(begun.out, got.out + b.begin[alone] * b.q_width, (size_t)begun.n_out * 4) != 0)
         note_mismatch("%.*ssequence %d has other bits without its last token", n, what, alone);
     results_release(&want);
     results_release(&got);
     results_release(&one);
     results_release(&begun);
-    free(qkv);
+    free(b.qkv);
     free(dout);
 }
 
@@ -111,48 +96,30 @@ enum { LENGTHS = sizeof lengths / sizeof *lengths };
 
 static void widths(struct device *d, struct device *o)
 {
-    static const struct shape shapes[] = { { 1, 1, 8, 0, true },  { 3, 1, 16, 0, false }, { 3, 3, 32, 9, true },
-                                           { 4, 2, 64, 0, true }, { 2, 1, 80, 0, false }, { 2, 1, 96, 33, true },
-                                           { 3, 1, 128, 0, true } };
+    static const struct {
+        struct shape s;
+        bool causal;
+    } shapes[] = { { { 1, 1, 8, 0 }, true },  { { 3, 1, 16, 0 }, false }, { { 3, 3, 32, 9 }, true },
+                   { { 4, 2, 64, 0 }, true }, { { 2, 1, 80, 0 }, false }, { { 2, 1, 96, 33 }, true },
+                   { { 3, 1, 128, 0 }, true } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        one_batch(d, o, shapes[i], LENGTHS, lengths, 7);
+        one_batch(d, o, shapes[i].s, shapes[i].causal, LENGTHS, lengths, 7);
 }
 
 /* More blocks than one in a sequence, and windows that leave whole tiles and blocks unseen. */
 static void blocks(struct device *d, struct device *o)
 {
     static const int longer[] = { 3, 150, 300 };
-    one_batch(d, o, (struct shape){ 1, 1, 16, 0, true }, 3, longer, 2);
-    one_batch(d, o, (struct shape){ 2, 1, 16, 40, true }, 3, longer, 2);
-    one_batch(d, o, (struct shape){ 1, 1, 16, 0, false }, 3, longer, 2);
+    one_batch(d, o, (struct shape){ 1, 1, 16, 0 }, true, 3, longer, 2);
+    one_batch(d, o, (struct shape){ 2, 1, 16, 40 }, true, 3, longer, 2);
+    one_batch(d, o, (struct shape){ 1, 1, 16, 0 }, false, 3, longer, 2);
 }
 
 /* For the planted faults: three tiles of keys. */
 static void small(struct device *d, struct device *o)
 {
     static const int few[] = { 130, 5 };
-    one_batch(d, o, (struct shape){ 2, 1, 16, 0, true }, 2, few, 1);
-}
-
-static void in_bf16(check_fn *check)
-{
-    test_bf16 = true;
-    expect_right(check);
-    test_bf16 = false;
-}
-
-static void test_widths(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    in_bf16(widths);
-}
-
-static void test_blocks(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    in_bf16(blocks);
+    one_batch(d, o, (struct shape){ 2, 1, 16, 0 }, true, 2, few, 1);
 }
 
 static void test_planted(void **state)
@@ -167,14 +134,13 @@ static void test_planted(void **state)
     expect_found(PLANT_MASK, small, "one key too many");
     expect_found(PLANT_UNSEEN_ROW, small, "a key misses its own row");
     expect_found(PLANT_STALE_STATISTIC, small, "the log-sum-exp of an earlier tile");
-    test_bf16 = false;
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_widths),
-        cmocka_unit_test(test_blocks),
+        CHECK_BF16(widths),
+        CHECK_BF16(blocks),
         cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

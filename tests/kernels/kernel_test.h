@@ -1,4 +1,7 @@
-/* kernel_test.h - for tests that hold one path of the CPU against another: devices, random tensors, comparison. */
+/* kernel_test.h - for tests that hold one device against another: devices, random tensors, narrow numbers, comparison.
+ *
+ * What such tests compute lies in *_problem.h and train_problems.h beside this file, once for the paths of the CPU and
+ * for CUDA. */
 #ifndef LATENT_KERNEL_TEST_H
 #define LATENT_KERNEL_TEST_H
 
@@ -74,12 +77,104 @@ static inline struct tensor *ints_of(struct device *d, int64_t rows, int64_t col
     return tensor_of(d, DTYPE_I32, rows, cols, host);
 }
 
-static inline float *floats_back(struct device *d, const struct tensor *t)
+/* ---- narrow numbers, from their definitions ---- */
+
+static inline uint16_t bf16_bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    if ((u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static inline float bf16_float(uint16_t h)
+{
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline void round_to_bf16(float *v, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        v[i] = bf16_float(bf16_bits(v[i]));
+}
+
+/* e4m3: the nearest of all numbers, of two the one with the even code; 448 for what is beyond. */
+static inline float f8_float(uint8_t code)
+{
+    int e = code >> 3 & 15, m = code & 7;
+    float f = e ? ldexpf(1 + (float)m / 8, e - 7) : ldexpf((float)m / 8, -6);
+    return (code & 0x7f) == 0x7f ? NAN : code & 0x80 ? -f : f;
+}
+
+static inline uint8_t f8_bits(float f)
+{
+    int best = 0;
+    if (isnan(f))
+        return 0x7f;
+    for (int i = 1; i < 0x7f; i++) {
+        float d = fabsf(f8_float((uint8_t)i) - fabsf(f)), most = fabsf(f8_float((uint8_t)best) - fabsf(f));
+        if (d < most || (d == most && i % 2 == 0))
+            best = i;
+    }
+    return (uint8_t)(best | (signbit(f) ? 0x80 : 0));
+}
+
+/* A tensor of DTYPE_F32, BF16 or F8 of the numbers nearest to v. */
+static inline struct tensor *narrowed(struct device *d, enum dtype type, int64_t rows, int64_t cols, const float *v)
+{
+    char *stored = xcalloc((size_t)(rows * cols) + 1, sizeof *v);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        uint16_t h = bf16_bits(v[i]);
+        if (type == DTYPE_F32)
+            memcpy(stored + 4 * i, &v[i], 4);
+        else if (type == DTYPE_BF16)
+            memcpy(stored + 2 * i, &h, 2);
+        else
+            stored[i] = (char)f8_bits(v[i]);
+    }
+    struct tensor *t = tensor_of(d, type, rows, cols, stored);
+    free(stored);
+    return t;
+}
+
+/* ---- results ---- */
+
+/* Where faults are planted a device may fail: there (cuda_test.h) it is a mismatch like others. */
+#ifndef READ_FAILED
+#define READ_FAILED(d, e) fail_msg("%s: %s", (d)->name, (e)->msg)
+#endif
+
+/* All of a tensor in fresh memory; zeros after a failure that did not end the test. */
+static inline void *back(struct device *d, const struct tensor *t, size_t size)
 {
     struct err e = { "" };
     size_t n = (size_t)(d->tensor_rows(t) * d->tensor_cols(t));
-    float *v = xcalloc(n, sizeof *v);
-    assert_ok(d->tensor_read(d, t, 0, v, n, &e));
+    void *v = xcalloc(n ? n : 1, size);
+    if (d->tensor_read(d, t, 0, v, n, &e) < 0)
+        READ_FAILED(d, &e);
+    return v;
+}
+
+static inline float *floats_back(struct device *d, const struct tensor *t)
+{
+    return back(d, t, sizeof(float));
+}
+
+/* The same of DTYPE_F32 or BF16. */
+static inline float *widened(struct device *d, const struct tensor *t, enum dtype type)
+{
+    if (type == DTYPE_F32)
+        return floats_back(d, t);
+    int64_t n = d->tensor_rows(t) * d->tensor_cols(t);
+    uint16_t *h = back(d, t, sizeof *h);
+    float *v = xcalloc((size_t)n + 1, sizeof *v);
+    for (int64_t i = 0; i < n; i++)
+        v[i] = bf16_float(h[i]);
+    free(h);
     return v;
 }
 

@@ -2,13 +2,6 @@
  * on the thread count, on the tile, or on how often a weight was packed. */
 #include "kernels/kernel_test.h"
 
-static uint16_t bf16_of(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 static uint16_t f16_of(float f) /* only for numbers that f16 holds exactly up to rounding toward zero, |f| < 2 */
 {
     uint32_t u;
@@ -23,7 +16,7 @@ static void *stored(const float *v, int64_t n, enum dtype t)
 {
     char *p = xcalloc((size_t)n + 1, 4);
     for (int64_t i = 0; i < n; i++) {
-        uint16_t h = t == DTYPE_BF16 ? bf16_of(v[i]) : f16_of(v[i]);
+        uint16_t h = t == DTYPE_BF16 ? bf16_bits(v[i]) : f16_of(v[i]);
         if (t == DTYPE_F32)
             memcpy(p + 4 * i, &v[i], 4);
         else

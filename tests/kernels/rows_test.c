@@ -1,96 +1,9 @@
 /* rows_test.c - norms, gates, rotation, embeddings and log-probabilities against the oracle, at every awkward width;
  * and rows in a batch against the same rows alone. */
-#include "kernels/kernel_test.h"
+#include "kernels/rows_problem.h"
 
 static const int sizes[] = { 1, 7, 8, 9, 31, 32, 33, 1023, 1024, 1025 };
 enum { SIZES = sizeof sizes / sizeof *sizes };
-
-/* One call of one operation: makes its tensors from the same numbers on whatever device, and returns the result. */
-enum op { RMSNORM, LAYERNORM, SILU_MUL, GELU, ADD, GATHER, EMBED, ADD_ROW, LOGPROB, ENTROPY, OPS };
-static const char *const op_name[] = { "rmsnorm", "layernorm", "silu_mul", "gelu",    "add",
-                                       "gather",  "embed",     "add_row",  "logprob", "entropy" };
-
-struct inputs {
-    int rows, cols;
-    float *x, *y, *g, *b; /* x: [rows, 2 cols] */
-    int32_t *index;       /* [rows], below rows */
-};
-
-static struct inputs inputs_of(int rows, int cols, float scale)
-{
-    struct source s = source_of((uint64_t)(rows * 5000 + cols));
-    struct inputs in = { rows, cols, NULL, NULL, NULL, NULL, NULL };
-    in.x = random_floats(&s, (int64_t)rows * cols * 2, scale);
-    in.y = random_floats(&s, (int64_t)rows * cols, 1);
-    in.g = random_floats(&s, cols, 1);
-    in.b = random_floats(&s, cols, 1);
-    in.index = xcalloc((size_t)rows, sizeof *in.index);
-    for (int i = 0; i < rows; i++)
-        in.index[i] = next_int(&s, rows < cols ? rows : cols);
-    return in;
-}
-
-static void inputs_free(struct inputs *in)
-{
-    free(in->x);
-    free(in->y);
-    free(in->g);
-    free(in->b);
-    free(in->index);
-}
-
-static float *result(struct device *d, enum op op, const struct inputs *in, int first, int rows)
-{
-    int cols = in->cols;
-    struct err e = { "" };
-    struct tensor *x = floats_of(d, rows, cols, in->x + first * cols), *g = floats_of(d, 1, cols, in->g);
-    struct tensor *x2 = floats_of(d, rows, 2 * cols, in->x + first * 2 * cols), *b = floats_of(d, 1, cols, in->b);
-    struct tensor *y = floats_of(d, rows, cols, in->y + first * cols), *v = floats_of(d, rows, 1, NULL);
-    struct tensor *h = floats_of(d, rows, 1, NULL), *all = floats_of(d, in->rows, cols, in->x);
-    struct tensor *index = ints_of(d, rows, 1, in->index + first), *out = y;
-    struct weight_part part = { in->x, DTYPE_F32, in->rows };
-    struct weight *table = NULL;
-    assert_ok(d->weight_new(d, &table, &part, 1, cols, "table", &e));
-    switch (op) {
-    case RMSNORM:
-        d->rmsnorm(d, y, x, g, 1e-6f, rows, cols);
-        break;
-    case LAYERNORM:
-        d->layernorm(d, y, x, g, b, 1e-5f, rows, cols);
-        break;
-    case SILU_MUL:
-        d->silu_mul(d, y, x2, rows, cols);
-        break;
-    case GELU:
-        d->gelu(d, y, x, (int64_t)rows * cols);
-        break;
-    case ADD:
-        d->add(d, y, x, (int64_t)rows * cols);
-        break;
-    case GATHER:
-        d->gather_rows(d, y, all, index, rows, cols);
-        break;
-    case EMBED:
-        d->embed(d, y, table, index, rows);
-        break;
-    case ADD_ROW:
-        d->add_row(d, y, table, index, rows);
-        break;
-    case LOGPROB:
-    case ENTROPY:
-        d->logprobs(d, v, h, NULL, x, index, rows, cols);
-        out = op == LOGPROB ? v : h;
-        break;
-    case OPS:
-        break;
-    }
-    float *r = floats_back(d, out);
-    struct tensor *made[] = { x, g, x2, b, y, v, h, all, index };
-    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
-        d->tensor_free(d, made[i]);
-    d->weight_free(d, table);
-    return r;
-}
 
 static void compare(int rows, int cols, float scale)
 {
@@ -162,52 +75,6 @@ static void test_exp_accuracy(void **state)
 
 /* ---- rotation ---- */
 
-static float *rotated(struct device *d, const struct rope_args *shape, bool norm, float **k_cache, float **v_cache)
-{
-    struct rope_args a = *shape;
-    struct source s = source_of(77);
-    int64_t kv = (int64_t)a.kv_heads * a.head_dim, width = a.heads * a.head_dim + 2 * kv;
-    float *x = random_floats(&s, a.rows * width, 1), *g = random_floats(&s, 2 * a.head_dim, 1);
-    int half = a.rotary / 2;
-    float *cosine = xcalloc(64 * (size_t)half + 1, 4), *sine = xcalloc(64 * (size_t)half + 1, 4);
-    for (int i = 0; i < 64 * half; i++) {
-        cosine[i] = (float)cos(i * 0.37);
-        sine[i] = (float)sin(i * 0.37);
-    }
-    int32_t at[64], to[64];
-    for (int i = 0; i < a.rows; i++) {
-        at[i] = next_int(&s, 64);
-        to[i] = (i * 37 + 5) % 64;
-    }
-    struct tensor *t[] = { a.qkv = floats_of(d, a.rows, width, x),
-                           floats_of(d, 1, a.head_dim, g),
-                           floats_of(d, 1, a.head_dim, g + a.head_dim),
-                           floats_of(d, 64, half, cosine),
-                           floats_of(d, 64, half, sine),
-                           ints_of(d, a.rows, 1, at),
-                           ints_of(d, a.rows, 1, to),
-                           a.k_cache = floats_of(d, 64, kv, NULL),
-                           a.v_cache = floats_of(d, 64, kv, NULL) };
-    a.q_norm = norm ? t[1] : NULL;
-    a.k_norm = norm ? t[2] : NULL;
-    a.cos = t[3];
-    a.sin = t[4];
-    a.table_row = t[5];
-    a.cache_row = t[6];
-    a.eps = 1e-6f;
-    d->rope(d, &a);
-    float *y = floats_back(d, a.qkv);
-    *k_cache = floats_back(d, a.k_cache);
-    *v_cache = floats_back(d, a.v_cache);
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
-        d->tensor_free(d, t[i]);
-    free(x);
-    free(g);
-    free(cosine);
-    free(sine);
-    return y;
-}
-
 static void test_rope(void **state)
 {
     (void)state;
@@ -224,18 +91,14 @@ static void test_rope(void **state)
         struct device *d = open_path(isa, 2);
         for (int i = 0; d && i < 12; i++) {
             const struct rope_args *a = &shape[i / 2];
-            float *k[2], *v[2];
-            float *want = rotated(oracle, a, i % 2, &k[0], &v[0]), *got = rotated(d, a, i % 2, &k[1], &v[1]);
+            struct rotated want = rotated(oracle, a, i % 2, true, DTYPE_F32);
+            struct rotated got = rotated(d, a, i % 2, true, DTYPE_F32);
             int64_t kv = (int64_t)a->kv_heads * a->head_dim, n = a->rows * (a->heads * a->head_dim + 2 * kv);
-            assert_close("rope", got, want, n, 1e-6, 2e-6);
-            assert_close("k cache", k[1], k[0], 64 * kv, 1e-6, 2e-6);
-            assert_close("v cache", v[1], v[0], 64 * kv, 0, 0);
-            free(want);
-            free(got);
-            for (int j = 0; j < 2; j++) {
-                free(k[j]);
-                free(v[j]);
-            }
+            assert_close("rope", got.qkv, want.qkv, n, 1e-6, 2e-6);
+            assert_close("k cache", got.k_cache, want.k_cache, CACHE_ROWS * kv, 1e-6, 2e-6);
+            assert_close("v cache", got.v_cache, want.v_cache, CACHE_ROWS * kv, 0, 0);
+            rotated_free(&want);
+            rotated_free(&got);
         }
         device_close(d);
     }
@@ -247,7 +110,6 @@ static void test_rope(void **state)
 static void test_logprob_edges(void **state)
 {
     (void)state;
-    struct err e = { "" };
     for (int isa = CPU_ORACLE; isa <= CPU_AVX2; isa++) {
         struct device *d = open_path(isa, 1);
         if (!d)
@@ -258,21 +120,12 @@ static void test_logprob_edges(void **state)
                                 { 1, 2, 3, 4, 5, 6, 7, 8, NAN },
                                 { 1, 2, 3, 4, 5, 6, 7, 8, 9 } };
         const int32_t target[] = { 1, 1, 0, -1 };
-        struct tensor *logits = floats_of(d, 4, 9, x[0]), *t = ints_of(d, 4, 1, target), *lp = floats_of(d, 4, 1, NULL);
-        struct tensor *h = floats_of(d, 4, 1, NULL), *best = ints_of(d, 4, 1, NULL);
-        d->logprobs(d, lp, h, best, logits, t, 4, 9);
-        float *l = floats_back(d, lp), *entropy = floats_back(d, h);
-        int32_t id[4];
-        assert_ok(d->tensor_read(d, best, 0, id, 4, &e));
-        assert_true(id[0] == 1 && id[1] == 1 && id[2] == 7 && id[3] == 8);
-        assert_true(l[1] == 0 && entropy[1] == 0);
-        assert_true(isnan(l[2]) && isnan(l[3]));
-        assert_false(isnan(entropy[3]));
-        struct tensor *made[] = { logits, t, lp, h, best };
-        for (int i = 0; i < 5; i++)
-            d->tensor_free(d, made[i]);
-        free(l);
-        free(entropy);
+        struct scores s = scores_of(d, x[0], target, 4, 9);
+        assert_true(s.best[0] == 1 && s.best[1] == 1 && s.best[2] == 7 && s.best[3] == 8);
+        assert_true(s.logprob[1] == 0 && s.entropy[1] == 0);
+        assert_true(isnan(s.logprob[2]) && isnan(s.logprob[3]));
+        assert_false(isnan(s.entropy[3]));
+        scores_free(&s);
         device_close(d);
     }
 }

@@ -2,72 +2,9 @@
  * token by token, and what a draw does to its slot.
  *
  * The chi-square tests use a fixed seed and a limit that right code passes on all but one seed in a million a test. */
-#include "kernels/kernel_test.h"
+#include "kernels/sample_problem.h"
 
 enum { V = 10, SLOTS = 512, ROUNDS = 40 };
-
-static struct sample_slot slot_of(float temperature, int vocab, uint64_t seed, uint32_t index)
-{
-    struct rng r = rng_stream(seed, "slot", 4, index);
-    struct sample_slot s = { .temperature = temperature,
-                             .top_p = 1,
-                             .repetition = 1,
-                             .hi = { vocab, vocab },
-                             .flip_id = -1,
-                             .limit = 1 << 30,
-                             .key = { r.key[0], r.key[1] },
-                             .stream = { r.stream[0], r.stream[1] } };
-    for (int i = 0; i < SAMPLE_STOP_IDS; i++)
-        s.also[0][i] = s.also[1][i] = s.never[0][i] = s.never[1][i] = s.stop[i] = -1;
-    return s;
-}
-
-struct sampler {
-    struct device *d;
-    int n, vocab;
-    struct tensor *logits, *slot_of, *slots, *counts, *id, *logprob;
-};
-
-static struct sampler sampler_of(struct device *d, int n, int vocab, bool counts)
-{
-    struct sampler s = { .d = d, .n = n, .vocab = vocab };
-    int32_t *index = xcalloc((size_t)n, sizeof *index);
-    for (int i = 0; i < n; i++)
-        index[i] = i;
-    s.logits = floats_of(d, n, vocab, NULL);
-    s.slot_of = ints_of(d, n, 1, index);
-    s.slots = tensor_of(d, DTYPE_U8, n, sizeof(struct sample_slot), NULL);
-    s.counts = counts ? ints_of(d, n, vocab, NULL) : NULL;
-    s.id = ints_of(d, n, 1, NULL);
-    s.logprob = floats_of(d, n, 1, NULL);
-    free(index);
-    return s;
-}
-
-static void sampler_free(struct sampler *s)
-{
-    struct tensor *t[] = { s->logits, s->slot_of, s->slots, s->counts, s->id, s->logprob };
-    for (int i = 0; i < 6; i++)
-        s->d->tensor_free(s->d, t[i]);
-}
-
-static void put_slots(struct sampler *s, const struct sample_slot *slots)
-{
-    s->d->tensor_write(s->d, s->slots, 0, slots, (size_t)s->n * sizeof *slots);
-}
-
-static void get_slots(struct sampler *s, struct sample_slot *slots)
-{
-    struct err e = { "" };
-    assert_ok(s->d->tensor_read(s->d, s->slots, 0, slots, (size_t)s->n * sizeof *slots, &e));
-}
-
-static int sample(struct sampler *s, int32_t *id, struct err *e)
-{
-    struct sample_args a = { s->logits, s->slot_of, s->slots, s->counts, s->id, s->logprob, s->n, s->vocab };
-    s->d->sample(s->d, &a);
-    return s->d->tensor_read(s->d, s->id, 0, id, (size_t)s->n, e);
-}
 
 /* ---- distributions ---- */
 
@@ -266,30 +203,6 @@ static void test_distributions(void **state)
 
 /* ---- token by token ---- */
 
-static void random_slot(struct source *src, struct sample_slot *s, int vocab)
-{
-    static const float temperature[] = { 0, 0.3f, 0.7f, 1, 1.7f }, top_p[] = { 1, 0.95f, 0.5f, 0.01f };
-    static const float min_p[] = { 0, 0, 0.05f, 0.5f };
-    static const int top_k[] = { 0, 1, 20, 200 };
-    s->temperature = temperature[next_int(src, 5)];
-    s->top_p = top_p[next_int(src, 4)];
-    s->min_p = min_p[next_int(src, 4)];
-    s->top_k = top_k[next_int(src, 4)];
-    s->repetition = next_int(src, 2) ? 1 : 1.1f;
-    s->presence = next_int(src, 2) ? 0 : 0.5f;
-    s->frequency = next_int(src, 2) ? 0 : 0.1f;
-    s->flip_id = next_int(src, vocab + 1) - 1;
-    s->flip_bias = 3;
-    if (next_int(src, 2)) {
-        s->hi[0] = vocab / 2 + 1;
-        s->lo[1] = vocab / 2;
-        s->also[0][0] = next_int(src, vocab);
-        s->never[1][0] = vocab - 1 > vocab / 2 ? vocab - 1 : -1;
-    }
-    s->stop[1] = next_int(src, vocab);
-    s->limit = 3 + next_int(src, 5);
-}
-
 static void test_oracle(void **state)
 {
     (void)state;
@@ -307,16 +220,12 @@ static void test_oracle(void **state)
             struct source src = source_of((uint64_t)vocab);
             struct sampler s[2] = { sampler_of(d[0], N, vocab, true), sampler_of(d[1], N, vocab, true) };
             struct sample_slot slots[2][N];
-            for (int i = 0; i < N; i++) {
-                slots[0][i] = slot_of(1, vocab, 3, (uint32_t)i);
-                random_slot(&src, &slots[0][i], vocab);
-            }
+            for (int i = 0; i < N; i++)
+                slots[0][i] = random_slot(&src, vocab, (uint32_t)i);
             for (int j = 0; j < 2; j++)
                 put_slots(&s[j], slots[0]);
             for (int step = 0; step < STEPS; step++) {
-                float *x = random_floats(&src, N * vocab, 8);
-                for (int i = 0; i < N * vocab; i++)
-                    x[i] = roundf(x[i] * 16) / 16; /* ties occur, as they do in bf16 */
+                float *x = tied_logits(&src, N * vocab);
                 int32_t id[2][N];
                 float *lp[2];
                 for (int j = 0; j < 2; j++) {

@@ -66,11 +66,23 @@ static inline struct opened open_dir(const char *device, const char *dir, int th
     return o;
 }
 
-static inline struct opened open_golden(const char *device, const char *model, int threads)
+/* On a device that is open, which close_opened closes. */
+static inline struct opened open_golden_on(struct device *d, const char *model)
 {
+    struct err e;
+    struct opened o = { .d = d };
     char dir[256];
     snprintf(dir, sizeof dir, "tests/golden/models/%s", model);
-    return open_dir(device, dir, threads);
+    assert_ok(model_open(&o.m, dir, d, &e));
+    return o;
+}
+
+static inline struct opened open_golden(const char *device, const char *model, int threads)
+{
+    struct err e;
+    struct device *d;
+    assert_ok(device_open(&d, device, threads, &e));
+    return open_golden_on(d, model);
 }
 
 static inline void close_opened(struct opened *o)
