@@ -175,9 +175,10 @@ struct read_ticket; /* a copy to the host that is under way */
 struct recording;   /* operations that are enqueued again and again */
 
 struct device {
-    const char *name;     /* "cpu", "cpu-oracle", "cuda:0" */
-    const char *numerics; /* numerics class, part of keys and manifests: "cpu-avx2-f32" ... */
-    enum dtype kv_dtype;  /* what the tensors of a key-value cache hold: F32, BF16, or F8 when asked for */
+    const char *name;        /* "cpu", "cpu-oracle", "cuda:0" */
+    const char *numerics;    /* numerics class, part of keys and manifests: "cpu-avx2-f32" ... */
+    enum dtype kv_dtype;     /* what the tensors of a key-value cache hold: F32, BF16, or F8 when asked for */
+    enum dtype weight_dtype; /* what weights are multiplied as whose values lie in a tensor: F32 or BF16 */
 
     /* -- memory. `what` names the thing in the sentence when memory is short. Fresh tensors hold zeros. -- */
     int (*tensor_new)(struct device *d, struct tensor **out, enum dtype t, int64_t rows, int64_t cols, const char *what,
@@ -250,10 +251,14 @@ struct device {
      * not depend on the thread count. Micro-batches and ranks are RESULT options of train: they do change the order of
      * sums. */
 
-    /* A weight whose values live in a tensor (trainable matrices, LoRA factors): packed again by weight_refresh. */
+    /* A weight whose values live in a tensor (trainable matrices, LoRA factors): packed again by weight_refresh. Where
+     * weight_dtype is BF16 they are rounded: to nearest, or, given a key, up or down by chance, so that the mean over
+     * many draws is the value itself (what bf16 holds exactly stays). Element i, counted from 0 over the whole tensor,
+     * is drawn with bits 16 (i % 8) .. + 15 of the 128 at position i / 8 of the stream (base/rng.h). */
     int (*weight_from_tensor)(struct device *d, struct weight **out, const struct tensor *values /* F32 [N, K] */,
                               const char *what, struct err *e);
-    void (*weight_refresh)(struct device *d, struct weight *w, const struct tensor *values);
+    void (*weight_refresh)(struct device *d, struct weight *w, const struct tensor *values,
+                           const uint32_t key[2] /* NULL: to nearest */, const uint32_t stream[2]);
 
     void (*copy)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n);
     void (*copy_blocks)(struct device *d, const struct block_copy *b, size_t n); /* in any order */

@@ -22,7 +22,7 @@
 
 static struct {
     const char *model, *init, *tokenizer, *adapter, *preset, *method, *targets, *scheduler, *pieces, *dtype, *memory,
-        *train_rows;
+        *train_rows, *rounding;
     int64_t rank, batch_rows, batch_tokens, accumulate, pass_tokens, max_length, max_steps, eval_every, save_every,
         limit, show;
     double alpha, dropout, lr, epochs, warmup, decay, max_norm, eval_ratio;
@@ -33,6 +33,7 @@ static struct {
         .pieces = "every",
         .dtype = "auto",
         .train_rows = "none",
+        .rounding = "nearest",
         .rank = 8,
         .alpha = 16,
         .batch_rows = 8,
@@ -87,6 +88,8 @@ static const struct opt opts[] = {
     OPT_ROW_REAL("warmup", 0, &o.warmup, "R", "share of the steps in which it rises", OPT_RESULT, 0, 1),
     OPT_ROW_REAL("weight-decay", 0, &o.decay, "X", "of matrices", OPT_RESULT, 0, 100),
     OPT_ROW_REAL("max-grad-norm", 0, &o.max_norm, "X", "gradients are cut to this norm; 0: never", OPT_RESULT, 0, 1e9),
+    OPT_ROW_CHOICE("rounding", 0, &o.rounding, "nearest|stochastic",
+                   "devices of bf16: how weights that learn are rounded to it", OPT_RESULT),
     OPT_ROW_INT("eval-every", 0, &o.eval_every, "N", "steps between evaluations; 0: every epoch", OPT_RESULT, 0, 1e9),
     OPT_ROW_GROUP("Run"),
     OPT_ROW_STRING("preset", 0, &o.preset, "NAME", "options from a preset or a file; the command line wins", OPT_RUN),
@@ -227,6 +230,11 @@ struct train {
 static bool is_lora(void)
 {
     return strcmp(o.method, "lora") == 0;
+}
+
+static bool is_by_chance(void)
+{
+    return strcmp(o.rounding, "stochastic") == 0;
 }
 
 static int add_side(struct manifest *m, const char *role, const char *dir, const char *name, struct err *e)
@@ -402,6 +410,9 @@ static int open_model(struct train *t, struct err *e)
 {
     if (device_open(&t->d, common.device, (int)common.threads, e) < 0)
         return -1;
+    if (is_by_chance() && t->d->weight_dtype != DTYPE_BF16)
+        return err_set(e, "--rounding stochastic: %s (%s) multiplies in 32 bits, where no weight is rounded",
+                       t->d->name, t->d->numerics);
     return o.init ? model_open_blank(&t->m, t->place.dir, t->d, e) : model_open(&t->m, t->place.dir, t->d, e);
 }
 
@@ -419,7 +430,8 @@ static int open_trainable(struct train *t, struct err *e)
                                                      : 0,
                                     .seed = (uint64_t)common.seed,
                                     .max_rows = rows,
-                                    .recompute = o.recompute };
+                                    .recompute = o.recompute,
+                                    .by_chance = is_by_chance() };
     memory_plan(&plan, t->m, &to);
     struct buf b = BUF_INIT;
     memory_text(&plan, &b);

@@ -25,10 +25,14 @@ static int weight_from_tensor(struct device *d, struct weight **out, const struc
     return d->weight_new(d, out, &part, 1, values->cols, what, e);
 }
 
-/* The packed form is made again at the next use, in the memory it had: see weight_pack. */
-static void weight_refresh(struct device *d, struct weight *w, const struct tensor *values)
+/* The packed form is made again at the next use, in the memory it had: see weight_pack. Of floats nothing is rounded.
+ */
+static void weight_refresh(struct device *d, struct weight *w, const struct tensor *values, const uint32_t key[2],
+                           const uint32_t stream[2])
 {
     (void)d;
+    (void)key;
+    (void)stream;
     WANT("weight_refresh", w->nparts == 1 && w->part[0].host == values->data);
     w->stale = true;
     w->stale_across = true;

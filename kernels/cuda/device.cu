@@ -750,7 +750,7 @@ extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_
     snprintf(c->name, sizeof c->name, "cuda:%d", index);
     c->d.name = c->name;
     c->d.numerics = f32 ? PLUGIN_NUMERICS_F32 : PLUGIN_NUMERICS_BF16;
-    c->d.kv_dtype = f32 ? DTYPE_F32 : DTYPE_BF16;
+    c->d.kv_dtype = c->d.weight_dtype = f32 ? DTYPE_F32 : DTYPE_BF16;
     c->f32 = f32;
     fill_table(&c->d);
     if (rt_open(&c->r, index, e) < 0) {

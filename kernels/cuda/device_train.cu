@@ -9,7 +9,7 @@
 
 /* ---- weights whose values live in a tensor ---- */
 
-static void weight_refresh(device *d, weight *w, const tensor *values)
+static void weight_refresh(device *d, weight *w, const tensor *values, const uint32_t key[2], const uint32_t stream[2])
 {
     cuda *c = of(d);
     WANT("weight_refresh", values->dtype == DTYPE_F32 && values->rows == w->rows && values->cols == w->cols);
@@ -19,6 +19,8 @@ static void weight_refresh(device *d, weight *w, const tensor *values)
     int64_t n = w->rows * w->cols;
     if (c->f32)
         cuda_note(c, rt_copy(c->r, w->data, values->data, static_cast<size_t>(n) * 4, &e), e);
+    else if (key)
+        op_to_bf16_by_chance(rt_stream(c->r), static_cast<bf16 *>(w->data), f32(values), n, key, stream);
     else
         op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(w->data), f32(values), n);
     cuda_launched(c);
@@ -30,7 +32,7 @@ static int weight_from_tensor(device *d, weight **out, const tensor *values, con
     *out = cuda_weight_new(of(d), values->rows, values->cols, what, e);
     if (!*out)
         return -1;
-    weight_refresh(d, *out, values);
+    weight_refresh(d, *out, values, nullptr, nullptr);
     return 0;
 }
 

@@ -105,6 +105,58 @@ void op_dropout(stream_t st, float *y, float p, const uint32_t key[2], const uin
         LAUNCH(dropout_flat, blocks_of(n, FLAT_THREADS), FLAT_THREADS, 0, st, o);
 }
 
+/* A thread takes eight elements: one position of the stream, two reads and one write. */
+struct chance_op {
+    bf16 *y;
+    const float *x;
+    int64_t n;
+    uint32_t key[2], stream[2];
+};
+struct alignas(16) eight_floats {
+    float v[8];
+};
+struct alignas(16) eight_bf16 {
+    bf16 v[8];
+};
+
+/* bf16 is the upper half of a float: as many random bits are added to the lower half, and a carry is the step away from
+ * 0. */
+static __device__ __forceinline__ bf16 bf16_by_chance(float f, uint32_t draw /* below 2^16 */)
+{
+    uint32_t u = __float_as_uint(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u)
+        return bf16_of_float(f); /* NaN stays NaN */
+    return bf16{ static_cast<uint16_t>((u + draw) >> 16) };
+}
+
+static __global__ void __launch_bounds__(FLAT_THREADS) to_bf16_by_chance(chance_op o)
+{
+    int64_t eight = PLANTED(PLANT_LOCAL_DRAW) ? threadIdx.x : flat_index(), first = 8 * flat_index();
+    uint32_t draw[4];
+    random_at(draw, o.key[0], o.key[1], o.stream[0], o.stream[1], static_cast<uint64_t>(eight));
+    if (first + 8 <= o.n) {
+        eight_floats from = *reinterpret_cast<const eight_floats *>(o.x + first);
+        eight_bf16 to;
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            to.v[j] = bf16_by_chance(from.v[j], draw[j / 2] >> 16 * (j % 2) & 0xffff);
+        *reinterpret_cast<eight_bf16 *>(o.y + first) = to;
+        return;
+    }
+    UNROLL
+    for (int j = 0; j < 8; j++)
+        if (first + j < o.n)
+            o.y[first + j] = bf16_by_chance(o.x[first + j], draw[j / 2] >> 16 * (j % 2) & 0xffff);
+}
+
+void op_to_bf16_by_chance(stream_t st, bf16 *y, const float *x, int64_t n, const uint32_t key[2],
+                          const uint32_t stream[2])
+{
+    chance_op o = { y, x, n, { key[0], key[1] }, { stream[0], stream[1] } };
+    if (n > 0)
+        LAUNCH(to_bf16_by_chance, blocks_of(n, 8 * FLAT_THREADS), FLAT_THREADS, 0, st, o);
+}
+
 struct gated {
     float dy, gate, up;
 };

@@ -23,6 +23,9 @@ struct copy_op {
 void op_copy_blocks(stream_t st, copy_op &o);
 void op_fill(stream_t st, float *y, float value, int64_t n);
 void op_scale(stream_t st, float *y, float by, int64_t n);
+/* up or down: see weight_refresh */
+void op_to_bf16_by_chance(stream_t st, bf16 *y, const float *x, int64_t n, const uint32_t key[2],
+                          const uint32_t stream[2]);
 void op_dropout(stream_t st, float *y, float p, const uint32_t key[2], const uint32_t stream[2], uint64_t first,
                 int64_t n);
 

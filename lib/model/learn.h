@@ -67,9 +67,13 @@ struct trainable {
     struct tensor *index, *target, *pick, *hn, *dpick, *dhn, *logits, *loss;
     struct tensor *base_logits, *own_logits; /* split: the two parts of logits, F32 [head_rows, ...] */
     struct tensor *part_ids, *part_at;       /* split: rows of a pass that one part embeds, I32 [max_rows] */
-    uint64_t dropout_first;                  /* of the pass that runs */
-    bool evaluating;                         /* the pass that runs drops nothing */
+    int64_t step, draw;     /* that the values are of; whose draws weights are rounded with now, 0: to nearest */
+    uint64_t dropout_first; /* of the pass that runs */
+    bool evaluating;        /* the pass that runs drops nothing */
 };
+
+/* What multiplies follows its values; name is that of the values' draws. */
+void refresh_weight(struct trainable *t, struct weight *w, const struct tensor *values, const char *name);
 
 /* ---- params.c ---- */
 int params_full(struct trainable *t, struct err *e);

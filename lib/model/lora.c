@@ -95,8 +95,12 @@ void branches_refresh(struct trainable *t)
     struct block_copy *c = blocks_of_branches(t, false, &n);
     d->copy_blocks(d, c, n);
     for (size_t i = 0; i < t->nbranches; i++) {
-        d->weight_refresh(d, t->branch[i]->aw, t->branch[i]->av);
-        d->weight_refresh(d, t->branch[i]->bw, t->branch[i]->bv);
+        const struct branch *b = t->branch[i];
+        int k = 0;
+        while (!b->a[k])
+            k++;
+        refresh_weight(t, b->aw, b->av, b->a[k]->part[0].name);
+        refresh_weight(t, b->bw, b->bv, b->b[k]->part[0].name);
     }
     free(c);
 }

@@ -338,7 +338,7 @@ static int check_room(const struct plan *p, struct device *d, struct err *e)
     int64_t need = 0, left = d->memory_left(d);
     for (size_t i = 0; i < p->n; i++) {
         const struct plan_item *it = &p->item[i];
-        int64_t size = it->vector || d->kv_dtype == DTYPE_F32 ? 4 : 2;
+        int64_t size = (int64_t)dtype_size(it->vector ? DTYPE_F32 : d->weight_dtype);
         for (int k = 0; k < it->nparts; k++)
             need += it->part[k].rows * (it->vector ? 1 : it->cols) * size;
     }

@@ -85,11 +85,10 @@ void split_close(struct trainable *t)
 
 void split_refresh(struct trainable *t)
 {
-    struct device *d = t->m->d;
     struct split *s[] = { &t->split_embed, &t->split_head };
     for (int i = 0; i < 2; i++)
         if (s[i]->param)
-            d->weight_refresh(d, s[i]->own, s[i]->param->value);
+            refresh_weight(t, s[i]->own, s[i]->param->value, s[i]->param->part[0].name);
 }
 
 static struct split *head_of(struct trainable *t)

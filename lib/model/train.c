@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "model/learn.h"
 
 /* ---- memory ---- */
@@ -136,7 +137,7 @@ int trainable_open(struct trainable **out, struct model *m, const struct trainab
         trainable_close(t);
         return -1;
     }
-    trainable_refresh(t);
+    trainable_refresh(t, 0);
     trainable_zero(t);
     *out = t;
     return 0;
@@ -211,20 +212,45 @@ void trainable_zero(struct trainable *t)
         branch_zero(t, t->branch[i]);
 }
 
-void trainable_refresh(struct trainable *t)
+void refresh_weight(struct trainable *t, struct weight *w, const struct tensor *values, const char *name)
 {
-    struct model *m = t->m;
-    struct device *d = m->d;
+    struct rng r = rng_stream(t->o.seed, name, strlen(name), (uint32_t)t->draw);
+    t->m->d->weight_refresh(t->m->d, w, values, t->draw ? r.key : NULL, r.stream);
+}
+
+static void refresh_all(struct trainable *t)
+{
     branches_refresh(t);
     split_refresh(t);
     if (t->o.lora)
         return;
     struct plan p;
-    plan_make(&p, m);
+    plan_make(&p, t->m);
     for (size_t i = 0; i < p.n; i++) /* params_full made one parameter an item, in this order */
         if (p.item[i].weight)
-            d->weight_refresh(d, *p.item[i].weight, t->param[i]->value);
+            refresh_weight(t, *p.item[i].weight, t->param[i]->value, t->param[i]->part[0].name);
     plan_release(&p);
+}
+
+/* The draws that a pass wants: those of the step where it learns, else none. */
+static int64_t draw_of(const struct trainable *t, bool learns)
+{
+    return t->o.by_chance && learns ? t->step : 0;
+}
+
+void trainable_refresh(struct trainable *t, int64_t step)
+{
+    t->step = step;
+    t->draw = draw_of(t, true);
+    refresh_all(t);
+}
+
+static void round_for(struct trainable *t, bool learns)
+{
+    if (t->draw == draw_of(t, learns))
+        return;
+    t->draw = draw_of(t, learns);
+    refresh_all(t);
 }
 
 /* ---- one pass ---- */
@@ -381,6 +407,7 @@ int trainable_pass(struct trainable *t, const struct train_batch *b, float scale
     *loss = 0;
     t->dropout_first = b->dropout_first;
     t->evaluating = scale == 0;
+    round_for(t, !t->evaluating);
     if (write_batch(t, b, e) < 0)
         return -1;
     forward(t, b);
@@ -401,6 +428,7 @@ int trainable_logits(struct trainable *t, const struct train_batch *b, int first
     if (b->rows > t->o.max_rows || n > t->o.head_rows || n > b->rows - first)
         return err_set(e, "a batch of %d tokens and %d logits is larger than memory was made for", b->rows, n);
     t->evaluating = true;
+    round_for(t, false);
     if (write_batch(t, b, e) < 0)
         return -1;
     forward(t, b);

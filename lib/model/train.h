@@ -5,7 +5,7 @@
  *     trainable_open(&t, m, &(struct trainable_options){ .lora = &lora, .max_rows = 4096 }, &e);
  *     trainable_pass(t, &batch, 1.0f / targets, &loss, &e);   // gradients are added up over passes
  *     for each parameter: the optimizer changes value from grad (lib/train)
- *     trainable_refresh(t); trainable_zero(t);
+ *     trainable_refresh(t, step); trainable_zero(t);
  *
  * The layers are those of decoder.c and encoder.c, walked the other way; rows are whole sequences packed one behind the
  * other, so packing, padding and accumulation give one and the same gradient. Only rows with a target pass through the
@@ -44,6 +44,7 @@ struct trainable_options {
     int max_rows;                    /* of one pass */
     int head_rows;                   /* rows of logits at a time; 0: 1024 */
     bool recompute;
+    bool by_chance; /* see trainable_refresh */
 };
 
 /* One parameter: a tensor of the checkpoint or of the adapter, or several that lie in one stacked matrix. */
@@ -103,8 +104,11 @@ int trainable_logits(struct trainable *t, const struct train_batch *b, int first
  * multiplied. What is computed again is not counted again. */
 double trainable_flops(const struct trainable *t, const struct train_batch *b);
 
-void trainable_zero(struct trainable *t);    /* the next pass adds to 0 */
-void trainable_refresh(struct trainable *t); /* values have changed: what multiplies follows them */
+void trainable_zero(struct trainable *t); /* the next pass adds to 0 */
+/* Values have changed, in this step (from 1; 0: they are where training starts): what multiplies follows them. Where
+ * the device multiplies in bf16 it is rounded to nearest; with by_chance, passes that learn take it rounded up or down
+ * instead, by draws keyed by seed, step, name and element, so that small changes of a value are seen in the mean. */
+void trainable_refresh(struct trainable *t, int64_t step);
 
 /* A whole tensor of the checkpoint as it stands now (with LoRA and merge: W + scaling B A, summed in double), in F32,
  * by its Hugging Face name; rows that learnt are in it; values is [rows, cols], the caller frees it. */

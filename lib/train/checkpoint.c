@@ -176,7 +176,7 @@ static int write_tensors(const struct optimizer *o, const char *path, int nkinds
     return rc;
 }
 
-static int read_tensors(struct optimizer *o, const char *path, int nkinds, struct err *e)
+static int read_tensors(struct optimizer *o, const char *path, int64_t step, int nkinds, struct err *e)
 {
     struct safetensors *st = NULL;
     int rc = safetensors_open(&st, path, e);
@@ -197,7 +197,7 @@ static int read_tensors(struct optimizer *o, const char *path, int nkinds, struc
         rc = o->d->sync(o->d, e);
     safetensors_close(st);
     if (rc == 0)
-        trainable_refresh(o->t);
+        trainable_refresh(o->t, step);
     return rc;
 }
 
@@ -206,7 +206,7 @@ int checkpoint_load(struct checkpoint *c, struct optimizer *o, struct err *e)
     if (c->step == 0)
         return 0;
     char *path = file_of(c, "step", c->step);
-    int rc = read_tensors(o, path, 3, e);
+    int rc = read_tensors(o, path, c->step, 3, e);
     free(path);
     return rc;
 }
@@ -216,7 +216,7 @@ int checkpoint_load_best(struct checkpoint *c, struct optimizer *o, struct err *
     if (c->best_step == 0)
         return 0;
     char *path = file_of(c, "best", c->best_step);
-    int rc = read_tensors(o, path, 1, e);
+    int rc = read_tensors(o, path, c->best_step, 1, e);
     free(path);
     return rc;
 }

@@ -98,6 +98,6 @@ void optimizer_step(struct optimizer *o, int64_t step, double lr, double norm)
                                             .beta2 = 0.999f,
                                             .eps = 1e-8f,
                                             .step = step });
-    trainable_refresh(o->t);
+    trainable_refresh(o->t, step);
     trainable_zero(o->t);
 }

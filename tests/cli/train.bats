@@ -172,6 +172,7 @@ folder() {
   chmod -R u+w broken
   printf '\0\0\300\177' | dd of=broken/model.safetensors bs=1 seek=$(($(stat -c %s broken/model.safetensors) - 4)) conv=notrunc 2>/dev/null
   fails 1 'step 1: the loss is not a number: training stops' train -m broken -o out rows
+  fails 1 '^train: --rounding stochastic: cpu \(cpu-.*-f32\) multiplies in 32 bits, where no weight is rounded$' train --device cpu --rounding stochastic -m "$(M qwen3)" -o out rows
   fails 2 'a model is a folder: -o DIR' train -m "$(M qwen3)" rows
   fails 2 '--init: a tokenizer is needed' train --init x/config.json -o out rows
   fails 2 "^train: preset:2: --lr x: expected a number" bash -c 'printf "# no\nlr x\n" >preset; train --preset preset -m "$0" -o out rows' "$(M qwen3)"

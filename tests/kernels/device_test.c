@@ -21,6 +21,7 @@ static void test_names(void **state)
     assert_string_equal(d->name, "cpu");
     assert_string_equal(d->numerics, best);
     assert_int_equal(d->kv_dtype, DTYPE_F32);
+    assert_int_equal(d->weight_dtype, DTYPE_F32);
     assert_string_equal(device_numerics("cpu"), best);
     device_close(d);
     setenv("LATENT_NUMERICS", "base", 1);

@@ -61,7 +61,7 @@ static inline void run_linear(struct device *d, const struct problem *p, struct 
     d->linear(d, y, x, again, NULL, p->rows, false);
     d->linear_dx(d, dx, dy, again, p->rows, false);
     d->scale(d, values, -2, (int64_t)p->n * p->k);
-    d->weight_refresh(d, again, values);
+    d->weight_refresh(d, again, values, NULL, NULL);
     d->linear_dx(d, dx, dy, again, p->rows, true); /* dy W - 2 dy W */
     d->linear(d, y, x, again, NULL, p->rows, true);
     float *a = floats_back(d, dx), *b = floats_back(d, y);

@@ -79,7 +79,7 @@ static void latent_rows_learn_and_visible_rows_stay(void **state)
             d->scale(d, q->grad, -1, q->rows * q->cols);
             d->add(d, q->value, q->grad, q->rows * q->cols);
         }
-        trainable_refresh(t);
+        trainable_refresh(t, 1);
         const char *const names[] = { "model.embed_tokens.weight", "lm_head.weight" };
         for (int k = 0; k < (c->tied ? 1 : 2); k++) {
             float *got;

@@ -333,7 +333,7 @@ static inline void golden_steps(const char *family, struct device *d, const stru
                      loss / p->targets, (double)norm, want, want_norm);
         float clip = norm > 1 ? 1 / (norm + 1e-6f) : 1;
         d->adamw(d, &(struct adamw_args){ part, n, clip, lr, 0.9f, 0.999f, 1e-8f, step + 1 });
-        trainable_refresh(t);
+        trainable_refresh(t, step + 1);
     }
     rec_close(in);
     for (size_t i = 0; i < n; i++) {

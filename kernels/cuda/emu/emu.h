@@ -33,6 +33,7 @@ enum plant {
     PLANT_UNSEEN_ROW,      /* attention backward: a key misses its own row */
     PLANT_STALE_STATISTIC, /* attention backward: log-sum-exp and do.out of an earlier tile */
     PLANT_HELD_ON,         /* hold: what an earlier hold rounded is taken once more */
+    PLANT_LOCAL_DRAW,      /* rounding by chance: draws are counted from the block's first element */
     PLANTS
 };
 
