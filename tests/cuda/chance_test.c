@@ -137,23 +137,12 @@ static void without_bias(struct device *d, struct device *o)
     free(got);
 }
 
-static void test_rounding(void **state)
-{
-    (void)state;
-    SKIP_WITHOUT_DEVICE();
-    test_bf16 = true;
-    expect_right(same_as_defined);
-    expect_right(same_in_any_shape);
-    expect_right(without_bias);
-    test_bf16 = false;
-}
-
 /* A device of floats has nothing to round, and says so. */
 static void test_floats(void **state)
 {
     (void)state;
     SKIP_WITHOUT_DEVICE();
-    struct device *d = open_device_under_test();
+    struct device *d = open_device_under_test(false);
     float *v = some_values(100), *got = rounded(d, v, 1, 100, &draws);
     assert_int_equal(d->weight_dtype, DTYPE_F32);
     mismatch[0] = '\0';
@@ -170,7 +159,6 @@ static void test_planted(void **state)
     SKIP_WITHOUT_EMULATION("faults are planted in the emulation only");
     test_bf16 = true;
     expect_found(PLANT_LOCAL_DRAW, same_as_defined, "draws counted from the block's first element");
-    test_bf16 = false;
 }
 
 /* ---- training ---- */
@@ -189,9 +177,7 @@ static void begin(struct learning *l, const char *dir, bool lora, bool by_chance
 {
     struct err e = { "" };
     struct row rows[ROWS_IN_FILE];
-    test_bf16 = true;
-    l->d = open_device_under_test();
-    test_bf16 = false;
+    l->d = open_device_under_test(true);
     assert_int_equal(l->d->weight_dtype, DTYPE_BF16);
     assert_ok(model_open(&l->m, "tests/golden/models/qwen3", l->d, &e));
     assert_ok(trainable_open(
@@ -307,10 +293,8 @@ static void test_resumed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rounding),
-        cmocka_unit_test(test_floats),
-        cmocka_unit_test(test_planted),
-        cmocka_unit_test(test_resumed),
+        CHECK_BF16(same_as_defined),   CHECK_BF16(same_in_any_shape),  CHECK_BF16(without_bias),
+        cmocka_unit_test(test_floats), cmocka_unit_test(test_planted), cmocka_unit_test(test_resumed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
