@@ -66,7 +66,8 @@ struct attend_args {
         *context; /* I32 [nseq]: positions in the cache, these rows included; the last row is at context-1 */
     int nseq, rows, heads, kv_heads, head_dim;
     float scale;
-    int window; /* > 0: a query at i sees keys j with i - window < j <= i */
+    int window;  /* > 0: a query at i sees keys j with i - window < j <= i */
+    int longest; /* no context is longer; 0: not known. What a device takes room for. */
 };
 
 /* ---- attention without a cache: scoring, encoders, training ---- */

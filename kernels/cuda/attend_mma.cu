@@ -6,12 +6,13 @@
  * two pages ahead of the one in use. Softmax is that of FlashAttention-2: running maximum and sum in float, p rounded
  * to bf16 for the product with V.
  *
- * Positions are summed in splits of ATTEND_SPLIT counted from position 0, split after split. Decoding gives each split
- * to a block of its own and joins them in a second kernel; prefill walks the splits in one block and joins them in
- * registers with the same function. A tile or split in which a row sees nothing leaves the row's bits alone. So a row's
- * result depends neither on its neighbours nor on the path, and prefill equals decode bit for bit.
+ * Positions are summed in splits of ATTEND_SPLIT counted from position 0, split after split. Decoding deals the splits
+ * of all rows out to as many blocks as the chip holds and joins them in a second kernel; prefill walks the splits in
+ * one block and joins them in registers with the same function. A tile or split in which a row sees nothing leaves the
+ * row's bits alone. So a row's result depends neither on its neighbours nor on the path, and prefill equals decode bit
+ * for bit.
  *
- * Pages of e4m3 come in as they are, half as many bytes, and are widened to bf16, which is exact, in shared memory. */
+ * Pages of e4m3 come in as they are, half as many bytes, and are widened to bf16, which is exact, in registers. */
 #include "kernels/cuda/ops.h"
 
 enum {
@@ -24,7 +25,9 @@ enum {
     DECODE_WARPS = 1, /* small blocks, many of them: what counts is how many pages are under way on the chip */
     COMBINE_WARPS = 4,
     SPLIT_TILES = ATTEND_SPLIT / TILE_KEYS,
+    NO_POSITION = 0x7fffffff,
 };
+static constexpr float LOG2_E = 1.4426950408889634f;
 
 struct part_buffers {
     float *o;  /* [rows, heads, splits, head_dim] not divided by l */
@@ -32,48 +35,39 @@ struct part_buffers {
     int splits;
 };
 
-/* Where a block's rows are: tile number `tile` of all sequences' tiles, one sequence behind the other. */
+/* Rows of one sequence that a block holds: packed ones from first_row on, those of tokens before `end`. */
 struct rows_at {
-    int slot, context, tokens, first_token, first_row; /* first_row: packed, within the sequence */
-    bool any;
+    int slot, first_token, zero, end, first_row; /* zero: position of token 0; first_row: within the sequence */
 };
 
-static __device__ __forceinline__ rows_at find_rows(const attend_op &o, int group, int rows_per_tile)
-{
-    int tile = static_cast<int>(blockIdx.x);
-    for (int s = 0; s < o.nseq; s++) {
-        int tokens = o.begin[s + 1] - o.begin[s], tiles = (tokens * group + rows_per_tile - 1) / rows_per_tile;
-        if (tile < tiles)
-            return rows_at{ o.seq_slot[s], o.context[s], tokens, o.begin[s], tile * rows_per_tile, true };
-        tile -= tiles;
-    }
-    return rows_at{ 0, 0, 0, 0, 0, false };
-}
-
-/* One packed row of a warp's tile. */
+/* One packed row of a warp's tile. Padding sees everything: its sums cost nothing then, and nobody reads them. */
 struct row_of {
-    int position; /* -1: padding */
-    int first;    /* it sees first .. position */
+    int first, position; /* it sees first .. position */
     int token, head;
+    bool real;
 };
+
+static __device__ __forceinline__ int first_seen(const attend_op &o, int position)
+{
+    return o.window > 0 && position - o.window + 1 > 0 ? position - o.window + 1 : 0;
+}
 
 static __device__ __forceinline__ row_of row_at(const attend_op &o, const rows_at &at, int group, int kv_head, int r)
 {
     int token = r / group;
-    if (token >= at.tokens)
-        return row_of{ -1, 0, 0, 0 };
-    int position = at.context - at.tokens + token;
-    int first = o.window > 0 && position - o.window + 1 > 0 ? position - o.window + 1 : 0;
-    return row_of{ position, first, at.first_token + token, kv_head * group + r % group };
+    if (token >= at.end)
+        return row_of{ 0, NO_POSITION, 0, 0, false };
+    return row_of{ first_seen(o, at.zero + token), at.zero + token, at.first_token + token, kv_head * group + r % group,
+                   true };
 }
 
 /* Joins what a row has so far (most, sum) with the next split (m, l): factors for both sides' sums of values. */
-static __device__ __forceinline__ void join(float &most, float &sum, float m, float l, float scale, float &keep,
+static __device__ __forceinline__ void join(float &most, float &sum, float m, float l, float scale2, float &keep,
                                             float &take)
 {
     float now = fmaxf(most, m);
-    keep = most == -INFINITY ? 0 : expf((most - now) * scale);
-    take = m == -INFINITY ? 0 : expf((m - now) * scale);
+    keep = most == -INFINITY ? 0 : power_of_2((most - now) * scale2);
+    take = m == -INFINITY ? 0 : power_of_2((m - now) * scale2);
     sum = fmaf(l, take, sum * keep);
     most = now;
 }
@@ -86,17 +80,7 @@ static __device__ __forceinline__ float joined(float so_far, float keep, float n
 template <int HD, class C> struct stage_memory {
     static const int WIDTH = HD + CHUNK / sizeof(C);
     C k[TILE_KEYS][WIDTH], v[TILE_KEYS][WIDTH];
-};
-/* Where a page is multiplied from: bf16 where it came in. */
-template <int HD, class C> struct wide_memory {
-    stage_memory<HD, bf16> page;
-};
-template <int HD> struct wide_memory<HD, bf16> {
-};
-template <int HD, int WARPS, class C> struct block_memory {
-    stage_memory<HD, C> stage[STAGES];
-    wide_memory<HD, C> wide;
-    bf16 q[TILE_ROWS * WARPS][HD + CHUNK / sizeof(bf16)];
+    static_assert(WIDTH * sizeof(C) % CHUNK == 0, "every row begins where a copy and an ldmatrix may");
 };
 
 /* Page `tile` of the sequence; places behind the context become zeros, whatever the cache holds there. */
@@ -104,58 +88,23 @@ template <int HD, int WARPS, class C>
 static __device__ __forceinline__ void load_tile(stage_memory<HD, C> *to, const attend_op &o, const int32_t *pages,
                                                  int tile, int context, int kv_head)
 {
+    constexpr int N = CHUNK / sizeof(C), CHUNKS = HD / N, STEP = WARPS * WARP_LANES / CHUNKS;
     if (PLANTED(PLANT_PAGE) && tile + 1 < o.max_pages)
         pages++;
-    int64_t row0 = static_cast<int64_t>(pages[tile]) * KV_PAGE;
-    constexpr int N = CHUNK / sizeof(C), CHUNKS = HD / N;
-    for (int i = static_cast<int>(threadIdx.x); i < TILE_KEYS * CHUNKS; i += WARPS * WARP_LANES) {
-        int r = i / CHUNKS, c = i % CHUNKS * N;
-        int64_t from = ((row0 + r) * o.kv_heads + kv_head) * HD + c;
-        bool valid = tile * TILE_KEYS + r < context;
-        copy16_async(&to->k[r][c], static_cast<const C *>(o.k) + from, valid);
-        copy16_async(&to->v[r][c], static_cast<const C *>(o.v) + from, valid);
+    int r = static_cast<int>(threadIdx.x) / CHUNKS, c = static_cast<int>(threadIdx.x) % CHUNKS * N;
+    int valid = context - tile * TILE_KEYS - r;
+    int64_t from = ((static_cast<int64_t>(pages[tile]) * KV_PAGE + r) * o.kv_heads + kv_head) * HD + c;
+    const C *k = static_cast<const C *>(o.k) + from, *v = static_cast<const C *>(o.v) + from;
+    int64_t stride = static_cast<int64_t>(STEP) * o.kv_heads * HD;
+    UNROLL
+    for (int j = 0; j < TILE_KEYS; j += STEP) {
+        if (STEP > TILE_KEYS && r >= TILE_KEYS)
+            break;
+        copy16_async(&to->k[r + j][c], k, j < valid);
+        copy16_async(&to->v[r + j][c], v, j < valid);
+        k += stride;
+        v += stride;
     }
-}
-
-/* Four numbers; not 0: some are NaN, and come out otherwise. */
-static __device__ __forceinline__ uint32_t widen_four(bf16 *to, const f8 *from)
-{
-    uint32_t four = *reinterpret_cast<const uint32_t *>(from), *pair = reinterpret_cast<uint32_t *>(to);
-    uint32_t even = bf16_pair_of_f8(four & 0x00ff00ffu), odd = bf16_pair_of_f8(four >> 8 & 0x00ff00ffu);
-    pair[0] = (even & 0xffffu) | odd << 16;
-    pair[1] = even >> 16 | (odd & 0xffff0000u);
-    return f8_nans(four);
-}
-
-static __device__ __forceinline__ void widen_exactly(bf16 *to, const f8 *from)
-{
-    for (int i = 0; i < 4; i++)
-        to[i] = bf16_of_float(float_of_f8(from[i]));
-}
-
-/* The page that has come, as bf16, for the whole block. */
-template <int HD, int WARPS>
-static __device__ __forceinline__ const stage_memory<HD, bf16> *widened(block_memory<HD, WARPS, bf16> *mem, int stage)
-{
-    return &mem->stage[stage];
-}
-template <int HD, int WARPS>
-static __device__ __forceinline__ const stage_memory<HD, bf16> *widened(block_memory<HD, WARPS, f8> *mem, int stage)
-{
-    const stage_memory<HD, f8> *from = &mem->stage[stage];
-    stage_memory<HD, bf16> *to = &mem->wide.page;
-    uint32_t nans = 0;
-    for (int i = static_cast<int>(threadIdx.x); i < TILE_KEYS * (HD / 4); i += WARPS * WARP_LANES) {
-        int r = i / (HD / 4), c = i % (HD / 4) * 4;
-        nans |= widen_four(&to->k[r][c], &from->k[r][c]) | widen_four(&to->v[r][c], &from->v[r][c]);
-    }
-    for (int i = static_cast<int>(threadIdx.x); nans && i < TILE_KEYS * (HD / 4); i += WARPS * WARP_LANES) {
-        int r = i / (HD / 4), c = i % (HD / 4) * 4;
-        widen_exactly(&to->k[r][c], &from->k[r][c]);
-        widen_exactly(&to->v[r][c], &from->v[r][c]);
-    }
-    SYNC_BLOCK();
-    return to;
 }
 
 /* The running state of a lane's two rows (g and g + 8 of the warp's tile). */
@@ -176,50 +125,165 @@ template <int HD> static __device__ __forceinline__ void state_clear(state<HD> &
             x.o[d][i] = 0;
 }
 
-template <int HD>
-static __device__ __forceinline__ void attend_tile(state<HD> &x, const stage_memory<HD, bf16> *in,
-                                                   const uint32_t q[HD / 16][4], const row_of row[2], int tile,
-                                                   float scale)
+/* ---- products, by what a page holds ----
+ * Of 16 columns a lane has two pairs of neighbours in each of its rows; pair j begins at column(j). bf16: where the mma
+ * has them. e4m3: an ldmatrix takes two neighbours for one number, so of keys a lane gets four neighbours for two
+ * pairs, and of values two columns for one. The even ones are multiplied as if they were the first eight columns, the
+ * odd ones as the second: for a sum over columns any order will do if both sides have it, and of values two neighbours
+ * come out in two tiles. */
+template <class C> struct product;
+
+template <> struct product<bf16> {
+    static __device__ __forceinline__ int column(int j)
+    {
+        return lane_id() % 4 * 2 + j * 8;
+    }
+    /* Row `half` of the A fragment of 16 columns of q. */
+    static __device__ __forceinline__ void fragment(uint32_t a[4], int half, pair_of_floats first,
+                                                    pair_of_floats second)
+    {
+        a[half] = bf16_pair(first.a, first.b);
+        a[half + 2] = bf16_pair(second.a, second.b);
+    }
+    static __device__ __forceinline__ pair_of_floats out(const float (*o)[4], int half, int j)
+    {
+        return pair_of_floats{ o[j][half * 2], o[j][half * 2 + 1] };
+    }
+    template <int HD>
+    static __device__ __forceinline__ void scores(float (*s)[4], const uint32_t (*q)[4],
+                                                  const stage_memory<HD, bf16> &in)
+    {
+        int lane = lane_id(), row = (PLANTED(PLANT_LANE) ? lane ^ 1 : lane) % 8 + lane / 16 * 8;
+        UNROLL
+        for (int k = 0; k < HD / 16; k++) {
+            UNROLL
+            for (int n = 0; n < TILE_KEYS / 8; n += 2) {
+                uint32_t b[4];
+                ldmatrix4(b, &in.k[n * 8 + row][k * 16 + lane / 8 % 2 * 8]);
+                mma_bf16(s[n], q[k], b[0], b[1]);
+                mma_bf16(s[n + 1], q[k], b[2], b[3]);
+            }
+        }
+    }
+    template <int HD>
+    static __device__ __forceinline__ void values(float (*o)[4], const uint32_t (*p)[4],
+                                                  const stage_memory<HD, bf16> &in)
+    {
+        int lane = lane_id();
+        UNROLL
+        for (int n = 0; n < TILE_KEYS / 16; n++) {
+            UNROLL
+            for (int d = 0; d < HD / 8; d += 2) {
+                uint32_t b[4];
+                ldmatrix4_trans(b, &in.v[n * 16 + lane % 16][d * 8 + lane / 16 * 8]);
+                mma_bf16(o[d], p[n], b[0], b[1]);
+                mma_bf16(o[d + 1], p[n], b[2], b[3]);
+            }
+        }
+    }
+};
+
+/* Words of four numbers as two pairs of bf16 each, the even ones and the odd ones. */
+static __device__ __forceinline__ void widen(const uint32_t four[4], uint32_t even[4], uint32_t odd[4])
 {
-    int lane = lane_id(), t = lane % 4;
-    float s[TILE_KEYS / 8][4];
+    uint32_t nans = 0;
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        even[i] = bf16_pair_of_f8(four[i] & 0x00ff00ffu);
+        odd[i] = bf16_pair_of_f8(four[i] >> 8 & 0x00ff00ffu);
+        nans |= f8_nans(four[i]);
+    }
+    for (int i = 0; nans && i < 4; i++) { /* came out as 480, which these bits make a NaN */
+        even[i] |= (f8_nans(four[i]) >> 7 & 0x00010001u) * 0x7fc0u;
+        odd[i] |= (f8_nans(four[i]) >> 15 & 0x00010001u) * 0x7fc0u;
+    }
+}
+
+template <> struct product<f8> {
+    static __device__ __forceinline__ int column(int j)
+    {
+        return lane_id() % 4 * 4 + j * 2;
+    }
+    static __device__ __forceinline__ void fragment(uint32_t a[4], int half, pair_of_floats first,
+                                                    pair_of_floats second)
+    {
+        a[half] = bf16_pair(first.a, second.a);
+        a[half + 2] = bf16_pair(first.b, second.b);
+    }
+    static __device__ __forceinline__ pair_of_floats out(const float (*o)[4], int half, int j)
+    {
+        return pair_of_floats{ o[0][half * 2 + j], o[1][half * 2 + j] };
+    }
+    template <int HD>
+    static __device__ __forceinline__ void scores(float (*s)[4], const uint32_t (*q)[4], const stage_memory<HD, f8> &in)
+    {
+        int row = PLANTED(PLANT_LANE) ? lane_id() ^ 1 : lane_id(); /* the four matrices are all keys of the tile */
+        UNROLL
+        for (int k = 0; k < HD / 16; k++) {
+            uint32_t four[4], even[4], odd[4];
+            ldmatrix4(four, &in.k[row][k * 16]);
+            widen(four, even, odd);
+            UNROLL
+            for (int n = 0; n < TILE_KEYS / 8; n++)
+                mma_bf16(s[n], q[k], even[n], odd[n]);
+        }
+    }
+    template <int HD>
+    static __device__ __forceinline__ void values(float (*o)[4], const uint32_t (*p)[4], const stage_memory<HD, f8> &in)
+    {
+        UNROLL
+        for (int d = 0; d < HD / 8; d += 2) {
+            uint32_t four[4], even[4], odd[4];
+            ldmatrix4_trans(four, &in.v[lane_id()][d * 8]);
+            widen(four, even, odd);
+            UNROLL
+            for (int n = 0; n < TILE_KEYS / 16; n++) {
+                mma_bf16(o[d], p[n], even[2 * n], even[2 * n + 1]);
+                mma_bf16(o[d + 1], p[n], odd[2 * n], odd[2 * n + 1]);
+            }
+        }
+    }
+};
+static_assert(int(TILE_KEYS) == int(WARP_LANES), "a lane for each key of an ldmatrix over a page of e4m3");
+
+template <int HD, class C>
+static __device__ __forceinline__ void attend_tile(state<HD> &x, const stage_memory<HD, C> &in,
+                                                   const uint32_t q[HD / 16][4], const row_of row[2], int tile,
+                                                   float scale2)
+{
+    int first_key = tile * TILE_KEYS;
+    float s[TILE_KEYS / 8][4], most[2] = { x.m[0], x.m[1] }, top[2], keep[2], sum[2] = { 0, 0 };
     UNROLL
     for (int n = 0; n < TILE_KEYS / 8; n++)
         for (int i = 0; i < 4; i++)
             s[n][i] = 0;
-    UNROLL
-    for (int n = 0; n < TILE_KEYS / 8; n += 2) {
+    product<C>::scores(s, q, in);
+    if (first_key < row[0].first || first_key < row[1].first || first_key + TILE_KEYS - 1 > row[0].position ||
+        first_key + TILE_KEYS - 1 > row[1].position) {
         UNROLL
-        for (int k = 0; k < HD / 16; k++) {
-            uint32_t b[4];
-            int r = (PLANTED(PLANT_LANE) ? lane ^ 1 : lane) % 8;
-            ldmatrix4(b, &in->k[n * 8 + r + lane / 16 * 8][k * 16 + lane / 8 % 2 * 8]);
-            mma_bf16(s[n], q[k], b[0], b[1]);
-            mma_bf16(s[n + 1], q[k], b[2], b[3]);
-        }
+        for (int n = 0; n < TILE_KEYS / 8; n++)
+            for (int i = 0; i < 4; i++) {
+                int key = first_key + n * 8 + lane_id() % 4 * 2 + i % 2;
+                const row_of &r = row[i / 2];
+                if (key < r.first || key > r.position + (PLANTED(PLANT_MASK) && r.real))
+                    s[n][i] = -INFINITY;
+            }
     }
-    float most[2] = { -INFINITY, -INFINITY }, keep[2];
     UNROLL
     for (int n = 0; n < TILE_KEYS / 8; n++)
-        for (int i = 0; i < 4; i++) {
-            int key = tile * TILE_KEYS + n * 8 + 2 * t + i % 2;
-            const row_of &r = row[i / 2];
-            if (key < r.first || key > r.position + (PLANTED(PLANT_MASK) && r.position >= 0))
-                s[n][i] = -INFINITY;
+        for (int i = 0; i < 4; i++)
             most[i / 2] = fmaxf(most[i / 2], s[n][i]);
-        }
     for (int i = 0; i < 2; i++) {
         most[i] = fmaxf(most[i], shuffle_xor(most[i], 1));
         most[i] = fmaxf(most[i], shuffle_xor(most[i], 2));
-        most[i] = fmaxf(most[i], x.m[i]);
-        keep[i] = x.m[i] == -INFINITY ? 0 : expf((x.m[i] - most[i]) * scale);
+        top[i] = most[i] == -INFINITY ? 0 : most[i]; /* nothing seen yet: powers of -inf, not of NaN */
+        keep[i] = power_of_2((x.m[i] - top[i]) * scale2);
         x.m[i] = most[i];
     }
-    float sum[2] = { 0, 0 };
     UNROLL
     for (int n = 0; n < TILE_KEYS / 8; n++)
-        for (int i = 0; i < 4; i++) { /* a difference times scale: nothing to fuse one way here, another way there */
-            s[n][i] = s[n][i] == -INFINITY ? 0 : expf((s[n][i] - most[i / 2]) * scale);
+        for (int i = 0; i < 4; i++) {
+            s[n][i] = power_of_2((s[n][i] - top[i / 2]) * scale2); /* of a difference: where nothing changes it is 1 */
             sum[i / 2] += s[n][i];
         }
     for (int i = 0; i < 2; i++)
@@ -228,18 +292,12 @@ static __device__ __forceinline__ void attend_tile(state<HD> &x, const stage_mem
     for (int d = 0; d < HD / 8; d++)
         for (int i = 0; i < 4; i++)
             x.o[d][i] *= keep[i / 2];
+    uint32_t p[TILE_KEYS / 16][4];
     UNROLL
-    for (int n = 0; n < TILE_KEYS / 8; n += 2) { /* the C fragments of two score tiles are the A fragment of one of p */
-        uint32_t p[4] = { bf16_pair(s[n][0], s[n][1]), bf16_pair(s[n][2], s[n][3]), bf16_pair(s[n + 1][0], s[n + 1][1]),
-                          bf16_pair(s[n + 1][2], s[n + 1][3]) };
-        UNROLL
-        for (int d = 0; d < HD / 8; d += 2) {
-            uint32_t b[4];
-            ldmatrix4_trans(b, &in->v[n * 8 + lane % 16][d * 8 + lane / 16 * 8]);
-            mma_bf16(x.o[d], p, b[0], b[1]);
-            mma_bf16(x.o[d + 1], p, b[2], b[3]);
-        }
-    }
+    for (int n = 0; n < TILE_KEYS / 16; n++) /* the C fragments of two score tiles are the A fragment of one of p */
+        for (int i = 0; i < 4; i++)
+            p[n][i] = bf16_pair(s[2 * n + i / 2][i % 2 * 2], s[2 * n + i / 2][i % 2 * 2 + 1]);
+    product<C>::values(x.o, p, in);
 }
 
 static __device__ __forceinline__ void sum_of_row(float l[2])
@@ -250,117 +308,213 @@ static __device__ __forceinline__ void sum_of_row(float l[2])
     }
 }
 
-template <int HD, int WARPS, bool SPLIT, class C>
-static __global__ void __launch_bounds__(WARPS *WARP_LANES) attend_pages(attend_op o, part_buffers parts)
+/* The block's rows over pages first .. last-1. end_of_split(sums, rows): after the last page of each split, and after
+ * the very last. Nobody may read `stage` any more when this begins. */
+template <int HD, int WARPS, class C, class F>
+static __device__ __forceinline__ void walk_pages(stage_memory<HD, C> *stage, const attend_op &o, const rows_at &at,
+                                                  int kv_head, int first, int last, float scale2, F end_of_split)
 {
-    SHARED_DYNAMIC(raw);
-    block_memory<HD, WARPS, C> *mem = reinterpret_cast<block_memory<HD, WARPS, C> *>(raw);
-    int group = o.heads / o.kv_heads, kv_head = static_cast<int>(blockIdx.y), lane = lane_id();
-    rows_at at = find_rows(o, group, TILE_ROWS * WARPS);
-    if (!at.any)
-        return;
-
-    /* The pages that any row of this block sees: first .. last-1, within the split. */
-    int first_position = at.context - at.tokens + at.first_row / group;
-    int last_position = at.context - at.tokens + (at.first_row + TILE_ROWS * WARPS - 1) / group;
-    last_position = last_position < at.context ? last_position : at.context - 1;
-    int first = o.window > 0 && first_position - o.window + 1 > 0 ? (first_position - o.window + 1) / TILE_KEYS : 0;
-    int last = last_position / TILE_KEYS + 1;
-    if (SPLIT) {
-        int z = static_cast<int>(blockIdx.z);
-        first = first > z * SPLIT_TILES ? first : z * SPLIT_TILES;
-        last = last < (z + 1) * SPLIT_TILES ? last : (z + 1) * SPLIT_TILES;
-        if (first >= last)
-            return;
-    }
+    int group = o.heads / o.kv_heads, lane = lane_id(), context = at.zero + at.end;
     const int32_t *pages = o.page_table + static_cast<int64_t>(at.slot) * o.max_pages;
-
     for (int j = 0; j < STAGES - 1; j++) {
         if (first + j < last)
-            load_tile<HD, WARPS, C>(&mem->stage[j], o, pages, first + j, at.context, kv_head);
+            load_tile<HD, WARPS, C>(&stage[j], o, pages, first + j, context, kv_head);
         copy_async_commit();
     }
-    int64_t q_width = static_cast<int64_t>(o.heads) * HD, width = q_width + 2 * static_cast<int64_t>(o.kv_heads) * HD;
-    for (int i = static_cast<int>(threadIdx.x); i < TILE_ROWS * WARPS * HD; i += WARPS * WARP_LANES) {
-        row_of r = row_at(o, at, group, kv_head, at.first_row + i / HD);
-        float v = r.position < 0 ? 0 : o.qkv[r.token * width + static_cast<int64_t>(r.head) * HD + i % HD];
-        mem->q[i / HD][i % HD] = bf16_of_float(v);
-    }
-    SYNC_BLOCK();
-    uint32_t q[HD / 16][4];
-    UNROLL
-    for (int k = 0; k < HD / 16; k++)
-        ldmatrix4(q[k], &mem->q[warp_id() * TILE_ROWS + lane % 16][k * 16 + lane / 16 * 8]);
-    int r0 = at.first_row + warp_id() * TILE_ROWS + lane / 4;
-    row_of row[2] = { row_at(o, at, group, kv_head, r0), row_at(o, at, group, kv_head, r0 + 8) };
 
-    state<HD> now, all;
+    int64_t width = static_cast<int64_t>(o.heads + 2 * o.kv_heads) * HD;
+    int warp_row = at.first_row + warp_id() * TILE_ROWS, r0 = warp_row + lane / 4;
+    row_of row[2] = { row_at(o, at, group, kv_head, r0), row_at(o, at, group, kv_head, r0 + 8) };
+    uint32_t q[HD / 16][4];
+    for (int i = 0; i < 2; i++) {
+        const float *from = o.qkv + row[i].token * width + static_cast<int64_t>(row[i].head) * HD;
+        UNROLL
+        for (int k = 0; k < HD / 16; k++) {
+            pair_of_floats x[2] = { { 0, 0 }, { 0, 0 } };
+            for (int j = 0; j < 2 && row[i].real; j++)
+                x[j] = *reinterpret_cast<const pair_of_floats *>(from + k * 16 + product<C>::column(j));
+            product<C>::fragment(q[k], i, x[0], x[1]);
+        }
+    }
+
+    state<HD> now;
     state_clear(now);
-    if (!SPLIT)
-        state_clear(all);
     for (int tile = first; tile < last; tile++) {
         int j = tile - first, ahead = tile + STAGES - 1;
         if (!PLANTED(PLANT_NO_WAIT))
             copy_async_wait<STAGES - 2>();
         SYNC_BLOCK(); /* the page has come for everybody, and nobody reads the one before any more */
         if (ahead < last)
-            load_tile<HD, WARPS, C>(&mem->stage[(j + (PLANTED(PLANT_NO_REFILL_GUARD) ? 0 : STAGES - 1)) % STAGES], o,
-                                    pages, ahead, at.context, kv_head);
-        copy_async_commit(); /* also when empty: the wait counts groups */
-        attend_tile(now, widened<HD, WARPS>(mem, j % STAGES), q, row, tile, o.scale);
-        if (SPLIT || ((tile + 1) % SPLIT_TILES && tile + 1 < last))
+            load_tile<HD, WARPS, C>(&stage[(j + (PLANTED(PLANT_NO_REFILL_GUARD) ? 0 : STAGES - 1)) % STAGES], o, pages,
+                                    ahead, context, kv_head);
+        copy_async_commit();           /* also when empty: the wait counts groups */
+        if (warp_row < at.end * group) /* else the whole warp is padding */
+            attend_tile(now, stage[j % STAGES], q, row, tile, scale2);
+        if ((tile + 1) % SPLIT_TILES && tile + 1 < last)
             continue;
         sum_of_row(now.l);
-        float keep[2], take[2];
-        for (int i = 0; i < 2; i++)
-            join(all.m[i], all.l[i], now.m[i], now.l[i], o.scale, keep[i], take[i]);
-        UNROLL
-        for (int d = 0; d < HD / 8; d++)
-            for (int i = 0; i < 4; i++)
-                all.o[d][i] = joined(all.o[d][i], keep[i / 2], now.o[d][i], take[i / 2]);
+        end_of_split(now, row);
         state_clear(now);
     }
-    if (SPLIT)
-        sum_of_row(now.l);
+}
+
+/* ---- prefill: a block for each tile of rows ---- */
+
+template <int HD, class C>
+static __global__ void __launch_bounds__(PREFILL_WARPS *WARP_LANES) attend_pages(attend_op o, float scale2)
+{
+    SHARED_DYNAMIC(raw);
+    stage_memory<HD, C> *stage = reinterpret_cast<stage_memory<HD, C> *>(raw);
+    constexpr int ROWS = TILE_ROWS * PREFILL_WARPS;
+    int group = o.heads / o.kv_heads, kv_head = static_cast<int>(blockIdx.y);
+    packed_tile tile = packed_tile_at(o, group, ROWS, static_cast<int>(blockIdx.x));
+    if (tile.tokens == 0)
+        return;
+    rows_at at = { o.seq_slot[tile.sequence], tile.begin, o.context[tile.sequence] - tile.tokens, tile.tokens,
+                   tile.first_row };
+    int last_token = (at.first_row + ROWS - 1) / group;
+    int first = first_seen(o, at.zero + at.first_row / group) / TILE_KEYS;
+    int last = (at.zero + (last_token < at.end ? last_token : at.end - 1)) / TILE_KEYS + 1;
+
+    state<HD> all;
+    row_of mine[2];
+    state_clear(all);
+    walk_pages<HD, PREFILL_WARPS>(stage, o, at, kv_head, first, last, scale2,
+                                  [&](const state<HD> &now, const row_of row[2]) {
+                                      float keep[2], take[2];
+                                      for (int i = 0; i < 2; i++) {
+                                          mine[i] = row[i];
+                                          join(all.m[i], all.l[i], now.m[i], now.l[i], scale2, keep[i], take[i]);
+                                      }
+                                      UNROLL
+                                      for (int d = 0; d < HD / 8; d++)
+                                          for (int i = 0; i < 4; i++)
+                                              all.o[d][i] = joined(all.o[d][i], keep[i / 2], now.o[d][i], take[i / 2]);
+                                  });
     for (int i = 0; i < 2; i++) {
-        if (row[i].position < 0)
+        if (!mine[i].real)
             continue;
-        float *to = o.out + row[i].token * q_width + static_cast<int64_t>(row[i].head) * HD;
-        if (SPLIT) {
-            int64_t at_part = (static_cast<int64_t>(row[i].token) * o.heads + row[i].head) * parts.splits + blockIdx.z;
-            to = parts.o + at_part * HD;
-            if (lane % 4 == 0) {
-                parts.ml[at_part * 2] = now.m[i];
-                parts.ml[at_part * 2 + 1] = now.l[i];
-            }
-        }
+        float *to = o.out + (static_cast<int64_t>(mine[i].token) * o.heads + mine[i].head) * HD;
         UNROLL
-        for (int d = 0; d < HD / 8; d++)
-            for (int j = 0; j < 2; j++)
-                to[d * 8 + lane % 4 * 2 + j] = SPLIT ? now.o[d][i * 2 + j] : all.o[d][i * 2 + j] / all.l[i];
+        for (int d = 0; d < HD / 8; d += 2)
+            for (int j = 0; j < 2; j++) {
+                pair_of_floats x = product<C>::out(all.o + d, i, j);
+                *reinterpret_cast<pair_of_floats *>(to + d * 8 + product<C>::column(j)) =
+                    pair_of_floats{ x.a / all.l[i], x.b / all.l[i] };
+            }
+    }
+}
+
+/* ---- decoding: blocks take split after split ---- */
+
+/* The sequence of a row; mostly each has one. */
+static __device__ __forceinline__ int sequence_of_row(const attend_op &o, int row)
+{
+    return row < o.nseq && o.begin[row] == row && o.begin[row + 1] == row + 1 ? row : sequence_of(o.begin, o.nseq, row);
+}
+
+struct row_split {
+    int row, split;
+    bool any;
+};
+
+/* Deals out the splits of all rows, in order, one to each who asks: a warp's lanes look at 32 rows at a time. */
+struct dealer {
+    int base, before, all;  /* the first of the rows looked at; splits of those before it; splits of these */
+    int first, mine, up_to; /* a lane's row: its first split, how many, and those of the rows up to it */
+
+    __device__ __forceinline__ dealer() : base(-WARP_LANES), before(0), all(0), first(0), mine(0), up_to(0)
+    {
+    }
+
+    __device__ __forceinline__ void look_further(const attend_op &o)
+    {
+        before += all;
+        base += WARP_LANES;
+        int row = base + lane_id();
+        first = mine = 0;
+        if (row < o.rows) {
+            int s = sequence_of_row(o, row), position = o.context[s] - (o.begin[s + 1] - row);
+            first = first_seen(o, position) / ATTEND_SPLIT;
+            mine = position / ATTEND_SPLIT - first + 1;
+        }
+        up_to = mine;
+        for (int by = 1; by < WARP_LANES; by *= 2) {
+            int more = shuffle_from(up_to, lane_id() - by);
+            up_to += lane_id() >= by ? more : 0;
+        }
+        all = shuffle_from(up_to, WARP_LANES - 1);
+    }
+
+    /* item: not less than the one asked for before */
+    __device__ __forceinline__ row_split take(const attend_op &o, int item)
+    {
+        while (item >= before + all) {
+            if (base + WARP_LANES >= o.rows)
+                return row_split{ 0, 0, false };
+            look_further(o);
+        }
+        int lane = first_bit(vote(before + up_to > item)), skipped = before + shuffle_from(up_to - mine, lane);
+        return row_split{ base + lane, shuffle_from(first, lane) + item - skipped, true };
+    }
+};
+
+template <int HD, class C>
+static __global__ void __launch_bounds__(DECODE_WARPS *WARP_LANES)
+    attend_splits(attend_op o, part_buffers parts, float scale2)
+{
+    static_assert(int(DECODE_WARPS) == 1, "a dealer serves a warp");
+    SHARED_DYNAMIC(raw);
+    stage_memory<HD, C> *stage = reinterpret_cast<stage_memory<HD, C> *>(raw);
+    int group = o.heads / o.kv_heads, kv_head = static_cast<int>(blockIdx.y) % o.kv_heads;
+    int first_row = static_cast<int>(blockIdx.y) / o.kv_heads * TILE_ROWS; /* of a group larger than a tile */
+    dealer deal;
+    for (int item = static_cast<int>(blockIdx.x);; item += static_cast<int>(gridDim.x)) {
+        row_split at = deal.take(o, item);
+        if (!at.any)
+            return;
+        int s = sequence_of_row(o, at.row), token = at.row - o.begin[s], tokens = o.begin[s + 1] - o.begin[s];
+        rows_at rows = { o.seq_slot[s], o.begin[s], o.context[s] - tokens, token + 1, token * group + first_row };
+        int position = rows.zero + token, first = first_seen(o, position) / TILE_KEYS, last = position / TILE_KEYS + 1;
+        first = first > at.split * SPLIT_TILES ? first : at.split * SPLIT_TILES;
+        last = last < (at.split + 1) * SPLIT_TILES ? last : (at.split + 1) * SPLIT_TILES;
+        SYNC_BLOCK(); /* nobody reads the pages of the split before any more */
+        walk_pages<HD, DECODE_WARPS>(
+            stage, o, rows, kv_head, first, last, scale2, [&](const state<HD> &now, const row_of row[2]) {
+                for (int i = 0; i < 2; i++) {
+                    if (!row[i].real)
+                        continue;
+                    int64_t to = (static_cast<int64_t>(row[i].token) * o.heads + row[i].head) * parts.splits + at.split;
+                    if (lane_id() % 4 == 0)
+                        *reinterpret_cast<pair_of_floats *>(parts.ml + to * 2) = pair_of_floats{ now.m[i], now.l[i] };
+                    UNROLL
+                    for (int d = 0; d < HD / 8; d += 2)
+                        for (int j = 0; j < 2; j++)
+                            *reinterpret_cast<pair_of_floats *>(parts.o + to * HD + d * 8 + product<C>::column(j)) =
+                                product<C>::out(now.o + d, i, j);
+                }
+            });
     }
 }
 
 /* A warp joins the splits of one row and head, in order. */
 template <int HD>
-static __global__ void __launch_bounds__(COMBINE_WARPS *WARP_LANES) attend_combine(attend_op o, part_buffers parts)
+static __global__ void __launch_bounds__(COMBINE_WARPS *WARP_LANES)
+    attend_combine(attend_op o, part_buffers parts, float scale2)
 {
     constexpr int PER_LANE = (HD + WARP_LANES - 1) / WARP_LANES;
     int64_t item = static_cast<int64_t>(blockIdx.x) * COMBINE_WARPS + warp_id();
     if (item >= static_cast<int64_t>(o.rows) * o.heads)
         return;
-    int t = static_cast<int>(item / o.heads), s = 0;
-    while (o.begin[s + 1] <= t)
-        s++;
+    int t = static_cast<int>(item / o.heads), s = sequence_of_row(o, t);
     int position = o.context[s] - (o.begin[s + 1] - t);
-    int seen = o.window > 0 && position - o.window + 1 > 0 ? position - o.window + 1 : 0;
     float most = -INFINITY, sum = 0, out[PER_LANE];
     for (int i = 0; i < PER_LANE; i++)
         out[i] = 0;
-    for (int z = seen / ATTEND_SPLIT; z <= position / ATTEND_SPLIT; z++) {
+    for (int z = first_seen(o, position) / ATTEND_SPLIT; z <= position / ATTEND_SPLIT; z++) {
         const float *ml = parts.ml + (item * parts.splits + z) * 2, *from = parts.o + (item * parts.splits + z) * HD;
         float keep, take;
-        join(most, sum, ml[0], ml[1], o.scale, keep, take);
+        join(most, sum, ml[0], ml[1], scale2, keep, take);
         for (int i = 0; i < PER_LANE; i++)
             if (HD >= WARP_LANES || lane_id() < HD)
                 out[i] = joined(out[i], keep, from[lane_id() + i * WARP_LANES], take);
@@ -380,7 +534,7 @@ bool attend_mma_takes(const attend_op &o)
 
 static int splits_of(const attend_op &o)
 {
-    return static_cast<int>((static_cast<int64_t>(o.max_pages) * KV_PAGE + ATTEND_SPLIT - 1) / ATTEND_SPLIT);
+    return (o.longest + ATTEND_SPLIT - 1) / ATTEND_SPLIT;
 }
 
 size_t attend_mma_scratch(const attend_op &o, bool decode)
@@ -389,31 +543,40 @@ size_t attend_mma_scratch(const attend_op &o, bool decode)
     return decode ? parts * static_cast<size_t>(o.head_dim + 2) * sizeof(float) : 0;
 }
 
-template <int HD, int WARPS, bool SPLIT, class C>
-static void launch_pages(stream_t st, const attend_op &o, part_buffers parts)
+template <int HD, class C> static void launch_pages(stream_t st, const attend_op &o, float scale2)
 {
-    int packed = o.rows * (o.heads / o.kv_heads), tile = TILE_ROWS * WARPS;
-    /* every sequence may leave one tile unfilled; blocks that find no rows end at once */
-    dim3 grid(static_cast<unsigned>(packed / tile + o.nseq), static_cast<unsigned>(o.kv_heads),
-              static_cast<unsigned>(SPLIT ? parts.splits : 1));
-    ALLOW_SHARED((attend_pages<HD, WARPS, SPLIT, C>), sizeof(block_memory<HD, WARPS, C>));
-    LAUNCH((attend_pages<HD, WARPS, SPLIT, C>), grid, WARPS * WARP_LANES, sizeof(block_memory<HD, WARPS, C>), st, o,
-           parts);
+    size_t shared = STAGES * sizeof(stage_memory<HD, C>);
+    dim3 grid(packed_tiles(o, o.heads / o.kv_heads, TILE_ROWS * PREFILL_WARPS), static_cast<unsigned>(o.kv_heads));
+    ALLOW_SHARED((attend_pages<HD, C>), shared);
+    LAUNCH((attend_pages<HD, C>), grid, PREFILL_WARPS * WARP_LANES, shared, st, o, scale2);
 }
 
-template <int HD, class C> static void launch_attend(stream_t st, const attend_op &o, bool decode, part_buffers parts)
+template <int HD, class C>
+static void launch_splits(stream_t st, const attend_op &o, const part_buffers &parts, float scale2)
 {
-    if (!decode) {
-        launch_pages<HD, PREFILL_WARPS, false, C>(st, o, parts);
-        return;
-    }
-    int64_t items = static_cast<int64_t>(o.rows) * o.heads;
-    launch_pages<HD, DECODE_WARPS, true, C>(st, o, parts);
+    size_t shared = STAGES * sizeof(stage_memory<HD, C>);
+    int group = o.heads / o.kv_heads, across = (group + TILE_ROWS - 1) / TILE_ROWS * o.kv_heads;
+    int64_t items = static_cast<int64_t>(o.rows) * o.heads, blocks, most = static_cast<int64_t>(o.rows) * parts.splits;
+    ALLOW_SHARED((attend_splits<HD, C>), shared);
+    blocks = RESIDENT_BLOCKS((attend_splits<HD, C>), DECODE_WARPS * WARP_LANES, shared) / across;
+    blocks = blocks < 1 ? 1 : blocks < most ? blocks : most;
+    LAUNCH((attend_splits<HD, C>), dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(across)),
+           DECODE_WARPS * WARP_LANES, shared, st, o, parts, scale2);
     LAUNCH((attend_combine<HD>), static_cast<unsigned>((items + COMBINE_WARPS - 1) / COMBINE_WARPS),
-           COMBINE_WARPS * WARP_LANES, 0, st, o, parts);
+           COMBINE_WARPS * WARP_LANES, 0, st, o, parts, scale2);
 }
 
-template <class C> static void attend_cache(stream_t st, const attend_op &o, bool decode, part_buffers parts)
+template <int HD, class C>
+static void launch_attend(stream_t st, const attend_op &o, bool decode, const part_buffers &parts)
+{
+    float scale2 = o.scale * LOG2_E; /* powers are of 2 */
+    if (decode)
+        launch_splits<HD, C>(st, o, parts, scale2);
+    else
+        launch_pages<HD, C>(st, o, scale2);
+}
+
+template <class C> static void attend_cache(stream_t st, const attend_op &o, bool decode, const part_buffers &parts)
 {
     if (o.head_dim == 16) /* the golden checkpoints' */
         launch_attend<16, C>(st, o, decode, parts);

@@ -77,13 +77,8 @@ struct rows_at {
 /* Block number `tile` of all sequences' blocks; there may be fewer: no tokens. */
 static __device__ __forceinline__ rows_at find_rows(const attend_op &o, int group, int tile)
 {
-    for (int s = 0; s < o.nseq; s++) {
-        int tokens = o.begin[s + 1] - o.begin[s], tiles = (tokens * group + BLOCK_ROWS - 1) / BLOCK_ROWS;
-        if (tile < tiles)
-            return rows_at{ o.begin[s], tokens, tile * BLOCK_ROWS };
-        tile -= tiles;
-    }
-    return rows_at{ 0, 0, 0 };
+    packed_tile x = packed_tile_at(o, group, BLOCK_ROWS, tile);
+    return rows_at{ x.begin, x.tokens, x.first_row };
 }
 
 static __device__ __forceinline__ range keys_of(const attend_op &o, int tokens, int token)
@@ -544,11 +539,9 @@ size_t attend_varlen_scratch(const attend_op &o, bool backward)
     return narrow + (backward ? more : 0);
 }
 
-/* Every sequence may leave one block unfilled; blocks that find no rows end at once. */
 static dim3 grid_of(const attend_op &o, int group)
 {
-    return dim3(static_cast<unsigned>(static_cast<int64_t>(o.rows) * group / BLOCK_ROWS + o.nseq),
-                static_cast<unsigned>(o.kv_heads));
+    return dim3(packed_tiles(o, group, BLOCK_ROWS), static_cast<unsigned>(o.kv_heads));
 }
 
 #define LAUNCH_TILES(kernel, memory, grid, st, a)                                                                      \

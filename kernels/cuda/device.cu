@@ -619,6 +619,7 @@ static void attend(device *d, const attend_args *a)
     o.cache = a->k->dtype;
     o.page_table = i32(a->page_table);
     o.max_pages = static_cast<int>(a->page_table->cols);
+    o.longest = a->longest > 0 && a->longest < o.max_pages * KV_PAGE ? a->longest : o.max_pages * KV_PAGE;
     o.seq_slot = i32(a->seq_slot);
     o.context = i32(a->context);
     o.begin = i32(a->q_begin);

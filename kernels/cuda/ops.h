@@ -64,6 +64,7 @@ struct attend_op {
     const int32_t *page_table, *seq_slot, *context; /* paged only */
     const int32_t *begin;                           /* [nseq + 1] */
     int nseq, rows, max_pages, heads, kv_heads, head_dim;
+    int longest; /* paged: no context is longer */
     float scale;
     int window;
     bool causal;
@@ -81,6 +82,28 @@ static __device__ __forceinline__ int sequence_of(const int32_t *begin, int nseq
             hi = mid;
     }
     return lo;
+}
+/* Tiles of `each` packed rows (token, head of the group), the sequences' one behind the other. Every sequence may leave
+ * one unfilled, so sequence s begins at tile number begin[s] group / each + s, which a search finds; some are empty. */
+struct packed_tile {
+    int sequence, begin, tokens, first_row; /* tokens of the sequence, 0: none in this tile; packed row in it */
+};
+static __device__ __forceinline__ packed_tile packed_tile_at(const attend_op &o, int group, int each, int tile)
+{
+    int lo = 0, hi = o.nseq;
+    while (hi - lo > 1) {
+        int mid = lo + (hi - lo) / 2;
+        if (o.begin[mid] * group / each + mid <= tile)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    int begin = o.begin[lo], tokens = o.begin[lo + 1] - begin, first = (tile - begin * group / each - lo) * each;
+    return packed_tile{ lo, begin, first < tokens * group ? tokens : 0, first };
+}
+static inline unsigned packed_tiles(const attend_op &o, int group, int each)
+{
+    return static_cast<unsigned>(static_cast<int64_t>(o.rows) * group / each + o.nseq);
 }
 /* Any head_dim and cache, float sums. */
 void op_attend(stream_t st, const attend_op &o);

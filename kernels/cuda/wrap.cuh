@@ -24,12 +24,23 @@ typedef cudaStream_t stream_t;
 /* A kernel that takes more than 48 KiB of dynamic shared memory must be told; cheap, so said before each launch. */
 #define ALLOW_SHARED(kernel, bytes)                                                                                    \
     ((void)cudaFuncSetAttribute((kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)))
+/* How many blocks of a kernel the chip holds at a time. */
+#define RESIDENT_BLOCKS(kernel, threads, shared) resident_blocks((kernel), (threads), (shared))
+template <class K> static inline int resident_blocks(K *kernel, int threads, size_t shared)
+{
+    int device = 0, multiprocessors = 1, each = 1;
+    (void)cudaGetDevice(&device);
+    (void)cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    (void)cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared);
+    return multiprocessors * each;
+}
 #define SHARED(type, name, count) __shared__ type name[count]
 #define SHARED_DYNAMIC(name) extern __shared__ __align__(128) unsigned char name[]
 #define PLANTED(fault) false
 #define UNROLL _Pragma("unroll")
 #else
 #include "kernels/cuda/emu/host.h"
+#define RESIDENT_BLOCKS(kernel, threads, shared) 5
 #define UNROLL
 #endif
 
@@ -37,6 +48,9 @@ enum { WARP_LANES = 32 };
 
 struct bf16 {
     uint16_t bits;
+};
+struct alignas(8) pair_of_floats { /* read and written at once */
+    float a, b;
 };
 struct f8 { /* e4m3: bias 7, no infinity, NaN is 0x7f, the largest number is 448 */
     uint8_t bits;

@@ -27,6 +27,7 @@ enum {
     MAX_READ_DELAY = 2,
     CHOOSE_WINDOW = 256, /* waiting requests among which the longest is started first */
     STEP_RECORDINGS = 64,
+    LONGEST_LEAST = 256, /* positions that a step is made for at least */
     STEP_BLOCKS = SAMPLE_STOP_IDS + 1,
     HEAD_GROUPS = 4, /* sets of columns that a step tells apart; what comes after them gets all columns */
 };
@@ -84,7 +85,7 @@ struct pending {
 
 /* What makes two decoding steps the same list of operations. */
 struct step_shape {
-    int rows, nblocks;
+    int rows, nblocks, longest;
     struct logit_block block[STEP_BLOCKS]; /* of all rows */
     const struct tensor *counts;
     bool logprobs;
@@ -127,6 +128,7 @@ struct engine {
     int nparts;
     int32_t *decode_slot; /* [bucket of batch] decoding slots of this step, those of a head group side by side */
     int ndecode;
+    int longest;         /* no sequence of this step is longer */
     int32_t *head_group; /* [batch] of each decoding row, while they are sorted */
     struct logit_block head_block[HEAD_GROUPS * (SAMPLE_STOP_IDS + 1)];
     int nhead_blocks;

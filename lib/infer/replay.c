@@ -1,4 +1,4 @@
-/* replay.c - the decoding step as a recording of the device, one for each number of rows and shape of the head.
+/* replay.c - the decoding step as a recording of the device, one for each number of rows, length and shape of the head.
  *
  * A step that decodes and nothing else is the same list of operations every time, for what differs lies in device
  * memory. So where the device can record (kernels.h), the second step of a shape is recorded and later ones are
@@ -20,7 +20,7 @@ int replay_bucket(int n)
 
 static struct step_shape shape_of(const struct engine *g, int bucket)
 {
-    struct step_shape s = { .rows = bucket, .logprobs = g->nlogprobs > 0, .counts = g->counts };
+    struct step_shape s = { .rows = bucket, .longest = g->longest, .logprobs = g->nlogprobs > 0, .counts = g->counts };
     for (int i = 0; i < g->nhead_blocks; i++) {
         const struct logit_block *b = &g->head_block[i];
         if (b->rows != g->ndecode || i == STEP_BLOCKS) { /* rows differ in what they need: all columns for all */
@@ -34,8 +34,8 @@ static struct step_shape shape_of(const struct engine *g, int bucket)
 
 static bool same_shape(const struct step_shape *a, const struct step_shape *b)
 {
-    return a->rows == b->rows && a->logprobs == b->logprobs && a->counts == b->counts && a->nblocks == b->nblocks &&
-           !memcmp(a->block, b->block, (size_t)a->nblocks * sizeof *a->block);
+    return a->rows == b->rows && a->longest == b->longest && a->logprobs == b->logprobs && a->counts == b->counts &&
+           a->nblocks == b->nblocks && !memcmp(a->block, b->block, (size_t)a->nblocks * sizeof *a->block);
 }
 
 static void forget(struct engine *g, struct step_recording *r)

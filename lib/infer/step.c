@@ -88,6 +88,21 @@ static int enqueue_read(struct engine *g, struct err *e)
     return g->nlogprobs ? d->read_begin(d, &p->logprobs, g->out_logprob, 0, n, e) : 0;
 }
 
+/* Positions of the longest sequence in this step, rounded up to a power of two so that few shapes are recorded. */
+static int longest_context(const struct engine *g)
+{
+    int most = 1, longest = LONGEST_LEAST;
+    for (int i = 0; i < g->ndecode; i++) {
+        const struct seq *s = g->slot[g->decode_slot[i]];
+        most = s->cached > most ? s->cached : most;
+    }
+    for (int i = 0; i < g->nparts; i++)
+        most = g->part_context[i] > most ? g->part_context[i] : most;
+    while (longest < most)
+        longest *= 2;
+    return longest;
+}
+
 /* The first `decode` rows decode; those of prompts follow. */
 static void enqueue_forward(struct engine *g, int decode, const struct logit_block *block, int nblocks)
 {
@@ -101,6 +116,7 @@ static void enqueue_forward(struct engine *g, int decode, const struct logit_blo
         .seq_slot = g->nrows ? g->seq_slot : g->slot_of,
         .q_begin = g->nrows ? g->q_begin : g->q_begin_decode,
         .context = g->context,
+        .longest = g->longest,
         .logit_rows = decode,
         .logits = g->logits,
         .block = block,
@@ -119,6 +135,7 @@ void enqueue_decode(struct engine *g, int rows, const struct logit_block *block,
 int enqueue_step(struct engine *g, struct err *e)
 {
     bool replayed = g->device->record_begin && !g->nrows && !model_dumps(g->model);
+    g->longest = longest_context(g);
     send_decode_slots(g, replayed ? replay_bucket(g->ndecode) : g->ndecode);
     g->stats.steps++;
     if (replayed) {

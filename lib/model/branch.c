@@ -314,6 +314,9 @@ static int run_pass(struct branches *b, struct pass *p, struct err *e)
     struct device *d = b->d;
     int rc = 0;
     if (p->rows) {
+        int longest = 0;
+        for (int i = 0; i < p->nseq; i++)
+            longest = b->host_context[i] > longest ? b->host_context[i] : longest;
         b->host_begin[p->nseq] = p->rows;
         d->tensor_write(d, b->ids, 0, b->host_ids, (size_t)p->rows);
         d->tensor_write(d, b->table_row, 0, b->host_turn, (size_t)p->rows);
@@ -331,6 +334,7 @@ static int run_pass(struct branches *b, struct pass *p, struct err *e)
                                              .seq_slot = b->seq_slot,
                                              .q_begin = b->q_begin,
                                              .context = b->context,
+                                             .longest = longest,
                                              .keep = true });
         b->stats.passes++;
         b->stats.computed += p->rows;

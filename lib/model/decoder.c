@@ -47,7 +47,8 @@ static void attend(struct model *m, const struct pass *p, int layer)
                                                   .kv_heads = c->kv_heads,
                                                   .head_dim = c->head_dim,
                                                   .scale = scale,
-                                                  .window = c->window[layer] });
+                                                  .window = c->window[layer],
+                                                  .longest = p->b->longest });
     else
         m->d->attend_varlen(m->d, &(struct attend_varlen_args){ .out = m->s.att,
                                                                 .qkv = m->s.qkv,

@@ -218,7 +218,7 @@ static void attention(const char *name, enum dtype type, int nseq, int rows, int
                            ints(nseq + 1, 1, begin),
                            ints(nseq, 1, contexts) };
     struct attend_args a = { t[0], t[1],        t[2],    t[3],       t[4], t[5], t[6], t[7],
-                             nseq, nseq * rows, m.heads, m.kv_heads, m.hd, 0.1f, 0 };
+                             nseq, nseq * rows, m.heads, m.kv_heads, m.hd, 0.1f, 0,    context };
     char shape[64];
     snprintf(shape, sizeof shape, "%d x %d rows, context %d", nseq, rows, context);
     double bytes =
@@ -467,7 +467,8 @@ static void pass_attention(struct pass *p)
                                         .heads = m.heads,
                                         .kv_heads = m.kv_heads,
                                         .head_dim = m.hd,
-                                        .scale = 0.1f });
+                                        .scale = 0.1f,
+                                        .longest = p->context });
 }
 
 static void pass_op(void *arg)

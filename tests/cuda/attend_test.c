@@ -89,6 +89,15 @@ static void splits(struct device *d, struct device *o)
     one_batch(d, o, (struct shape){ 2, 1, 32, 300 }, 4, around, DTYPE_BF16, 1);
 }
 
+/* More rows than a warp looks at, more splits than blocks. */
+static void many_rows(struct device *d, struct device *o)
+{
+    int each[MAX_SEQ];
+    for (int i = 0; i < MAX_SEQ; i++)
+        each[i] = i == 3 || i == 35 ? 300 : i * 5 % 11;
+    one_batch(d, o, (struct shape){ 2, 2, 16, 0 }, MAX_SEQ, each, DTYPE_BF16, 1);
+}
+
 static void packed(struct device *d, struct device *o)
 {
     static const struct shape shapes[] = {
@@ -157,6 +166,7 @@ static void test_planted(void **state)
     expect_found(PLANT_NO_REFILL_GUARD, small, "a stage refilled while it is read");
     expect_found(PLANT_MASK, small, "one key too many");
     expect_right(small_f8);
+    expect_found(PLANT_LANE, small_f8, "two keys of 8 bits swapped");
     expect_found(PLANT_NO_WAIT, small_f8, "8-bit keys and values widened before their copy was waited for");
     expect_found(PLANT_NO_REFILL_GUARD, small_f8, "a stage refilled while it is widened");
 }
@@ -164,7 +174,7 @@ static void test_planted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CHECK(float_pages), CHECK(tensor_core_pages),       CHECK(odd_f8), CHECK(splits),
+        CHECK(float_pages), CHECK(tensor_core_pages),       CHECK(odd_f8), CHECK(splits), CHECK(many_rows),
         CHECK(packed),      cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,7 +9,7 @@ struct shape {
     int heads, kv_heads, hd, window;
 };
 
-enum { MAX_SEQ = 12, UNUSED_PAGES = 2 };
+enum { MAX_SEQ = 42, UNUSED_PAGES = 2 };
 
 struct batch {
     struct shape s;
@@ -132,10 +132,11 @@ static inline void cache_free(struct device *d, struct cache *c)
 static inline void paged_call(struct device *d, const struct batch *b, const struct cache *c, const int *from,
                               const int *to, float *out)
 {
-    int32_t begin[MAX_SEQ + 1] = { 0 }, context[MAX_SEQ];
+    int32_t begin[MAX_SEQ + 1] = { 0 }, context[MAX_SEQ], longest = 1;
     for (int s = 0; s < b->nseq; s++) {
         begin[s + 1] = begin[s] + to[s] - from[s];
         context[s] = to[s] > 0 ? to[s] : 1;
+        longest = context[s] > longest ? context[s] : longest;
     }
     int rows = begin[b->nseq];
     if (rows == 0)
@@ -146,9 +147,9 @@ static inline void paged_call(struct device *d, const struct batch *b, const str
                (size_t)((to[s] - from[s]) * b->width) * sizeof *q);
     struct tensor *o = floats_of(d, rows, b->q_width, NULL), *qkv = floats_of(d, rows, b->width, q);
     struct tensor *tb = ints_of(d, b->nseq + 1, 1, begin), *tc = ints_of(d, b->nseq, 1, context);
-    struct attend_args a = { o,          qkv,     c->k, c->v,       c->table,      c->slot, tb,
-                             tc,         b->nseq, rows, b->s.heads, b->s.kv_heads, b->s.hd, 1 / sqrtf((float)b->s.hd),
-                             b->s.window };
+    struct attend_args a = { o,           qkv,     c->k, c->v,       c->table,      c->slot, tb,
+                             tc,          b->nseq, rows, b->s.heads, b->s.kv_heads, b->s.hd, 1 / sqrtf((float)b->s.hd),
+                             b->s.window, longest };
     d->attend(d, &a);
     float *r = floats_back(d, o);
     for (int s = 0; s < b->nseq; s++)
