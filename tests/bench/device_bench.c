@@ -1,27 +1,24 @@
 /* device_bench - a CUDA device in the shapes of Qwen3-4B and XLM-R-large, as shares of what the device can do.
  *
  *     device_bench [DEVICE [PART...]]     rows: name, shape, milliseconds, figure, share of the limit measured beside
- * it limits    copy bandwidth and multiplication at 8192^3 alone (always first) kernels   linear, attention, sampler,
- * norms, each alone (default) decode    whole decode steps by batch and context, tokens a second prefill   packed
- * prompts of 256, tokens a second train     a LoRA step (rank 8 on all matrices) of packed rows of 700, tokens a second
- *       encoder   XLM-R-large over packed texts of 512, tokens a second
- *     LATENT_BENCH_SMALL=1: tiny shapes, to walk through it on any device (the CPU too)
+ *
+ * Parts:
+ * - limits: copy bandwidth and multiplication at 8192^3 alone (always first)
+ * - kernels: linear, attention, sampler, norms, each alone (default)
+ * - decode: whole decode steps by batch and context, tokens a second
+ * - prefill: packed prompts of 256, tokens a second
+ * - train: a LoRA step (rank 8 on all matrices) of packed rows of 700, tokens a second
+ * - encoder: XLM-R-large over packed texts of 512, tokens a second
+ *
+ * LATENT_BENCH_SMALL=1: tiny shapes, to walk through it on any device (the CPU too).
  *
  * Inside the clock: many enqueued operations and one wait, the shortest of five rounds; host launch cost counts where
  * it cannot hide. Random data (zeros multiply faster). Steps run one layer's weights and cache once for each layer of
  * the model: larger than any cache of the chip, so it stands for all of them. Limits: decode and prefill by the
  * serial bound, each operation's bytes at the copy's bandwidth or its FLOPs at the multiplication's rate, whichever
  * takes longer; training by its model FLOPs (4 a frozen weight). Without a device it says so and is content. */
-#include <stdlib.h>
-#include <time.h>
-
-#include "base/err.h"
-#include "base/mem.h"
-#include "base/rng.h"
+#include "bench.h"
 #include "kernels/kernels.h"
-
-#include <stdio.h>
-#include <string.h>
 
 struct shape {
     int hidden, ffn, heads, kv_heads, hd, vocab, layers;
@@ -34,27 +31,12 @@ static bool small;
 enum { ROUNDS = 5 };
 static int repeat = 20;
 
-static struct err e;
 static struct device *d;
 static double bandwidth, flops; /* measured limits, bytes and operations a second */
 
-static void die(void)
-{
-    fprintf(stderr, "device_bench: %s\n", e.msg);
-    exit(1);
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void wait_for_all(void)
 {
-    if (d->sync(d, &e) < 0)
-        die();
+    bench_must(d->sync(d, &bench_err));
 }
 
 /* Enough different numbers; made once, written again and again. */
@@ -78,8 +60,7 @@ static const float *noise(size_t n)
 static struct tensor *tensor(enum dtype t, int64_t rows, int64_t cols)
 {
     struct tensor *x;
-    if (d->tensor_new(d, &x, t, rows, cols, "bench", &e) < 0)
-        die();
+    bench_must(d->tensor_new(d, &x, t, rows, cols, "bench", &bench_err));
     size_t n = (size_t)(rows * cols), piece = 1 << 24;
     for (size_t at = 0; at < n && (t == DTYPE_F32 || t == DTYPE_BF16); at += piece) {
         size_t some = n - at < piece ? n - at : piece;
@@ -103,8 +84,7 @@ static struct tensor *tensor(enum dtype t, int64_t rows, int64_t cols)
 static struct tensor *ints(int64_t rows, int64_t cols, const int32_t *v)
 {
     struct tensor *x;
-    if (d->tensor_new(d, &x, DTYPE_I32, rows, cols, "bench", &e) < 0)
-        die();
+    bench_must(d->tensor_new(d, &x, DTYPE_I32, rows, cols, "bench", &bench_err));
     d->tensor_write(d, x, 0, v, (size_t)(rows * cols));
     return x;
 }
@@ -117,11 +97,11 @@ static double seconds(operation *op, void *arg)
     op(arg);
     wait_for_all();
     for (int r = 0; r < ROUNDS; r++) {
-        double t = now();
+        double t = bench_now();
         for (int i = 0; i < repeat; i++)
             op(arg);
         wait_for_all();
-        t = (now() - t) / repeat;
+        t = (bench_now() - t) / repeat;
         best = t < best ? t : best;
     }
     return best;
@@ -132,7 +112,6 @@ static void row(const char *name, const char *shape, double t, double bytes, dou
     double by_bytes = bytes / bandwidth, by_ops = ops / flops, limit = by_bytes > by_ops ? by_bytes : by_ops;
     printf("%-16s %-28s %9.4f ms %8.1f GB/s %8.1f TFLOP/s %5.1f%%\n", name, shape, t * 1e3, bytes / t * 1e-9,
            ops / t * 1e-12, 100 * limit / t);
-    fflush(stdout);
 }
 
 /* ---- linear ---- */
@@ -171,8 +150,7 @@ static struct weight *random_weight(int n, int k)
         h[i] = (uint16_t)(u >> 16);
     }
     struct weight_part part = { h, DTYPE_BF16, n };
-    if (d->weight_new(d, &w, &part, 1, k, "bench", &e) < 0)
-        die();
+    bench_must(d->weight_new(d, &w, &part, 1, k, "bench", &bench_err));
     wait_for_all(); /* the CPU packs at the first use */
     kept[nkept++] = h;
     return w;
@@ -521,7 +499,6 @@ static void replay_op(void *arg)
 static void whole_row(const char *name, const struct pass *p, const char *shape, double t, double limit)
 {
     printf("%-16s %-28s %9.4f ms %12.0f tokens/s %5.1f%%\n", name, shape, t * 1e3, p->rows / t, 100 * limit / t);
-    fflush(stdout);
 }
 
 static void whole(const char *name, int nseq, int each, int context, int kind)
@@ -579,8 +556,8 @@ static struct branch branch_open(int rows, int in, int out)
                         NULL,
                         in,
                         out };
-    if (d->weight_from_tensor(d, &b.aw, b.a, "bench", &e) < 0 || d->weight_from_tensor(d, &b.bw, b.b, "bench", &e) < 0)
-        die();
+    bench_must(d->weight_from_tensor(d, &b.aw, b.a, "bench", &bench_err));
+    bench_must(d->weight_from_tensor(d, &b.bw, b.b, "bench", &bench_err));
     return b;
 }
 
@@ -708,7 +685,6 @@ static void training(int nseq, int each)
     char shape[64];
     snprintf(shape, sizeof shape, "LoRA, %d x %d", nseq, each);
     printf("%-16s %-28s %9.4f ms %12.0f tokens/s %5.1f%%\n", "train", shape, t * 1e3, rows / t, 100 * ops / flops / t);
-    fflush(stdout);
     for (int i = 0; i < 4; i++)
         branch_close(&s.br[i]);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -798,7 +774,6 @@ static void limits(void)
     flops = 2.0 * side * side * side / linear_time(side, side, side);
     printf("# %s (%s): copy %.0f GB/s, multiplication %.0f TFLOP/s\n", d->name, d->numerics, bandwidth * 1e-9,
            flops * 1e-12);
-    fflush(stdout);
 }
 
 int main(int argc, char **argv)
@@ -810,8 +785,9 @@ int main(int argc, char **argv)
                   { "train", part_train },     { "encoder", part_encoder }, { "limits", NULL } };
     const char *name = argc > 1 ? argv[1] : "cuda:0", *fallback = "kernels";
     small = getenv("LATENT_BENCH_SMALL") != NULL;
-    if (device_open(&d, name, 0, &e) < 0) {
-        printf("# skip: device_bench: %s\n", e.msg);
+    bench_begin("device_bench");
+    if (device_open(&d, name, 0, &bench_err) < 0) {
+        printf("# skip: device_bench: %s\n", bench_err.msg);
         return argc > 1; /* a device that was asked for by name must be there */
     }
     m = small ? tiny : qwen3_4b;
