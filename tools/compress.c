@@ -288,10 +288,10 @@ static int finish(struct work *w, struct err *e)
     buf_release(&counts);
     double seconds = compressor_model_seconds(w->c);
     if (rc == 0)
-        log_info("%llu of %llu samples compressed (%ld wrong, %ld without reasoning, %ld too long); model: %llu tokens "
-                 "in %.1f s",
-                 (unsigned long long)w->done, (unsigned long long)w->seen, w->wrong, w->empty, w->long_ones,
-                 (unsigned long long)compressor_model_rows(w->c), seconds);
+        log_info(
+            "%llu of %lld %s compressed (%ld wrong, %ld without reasoning, %ld too long); model: %lld %s in %.1f s",
+            (unsigned long long)w->done, COUNTED(w->seen, "sample", "samples"), w->wrong, w->empty, w->long_ones,
+            COUNTED(compressor_model_rows(w->c), "token", "tokens"), seconds);
     return rc;
 }
 

@@ -139,9 +139,9 @@ static int grade_all(struct stage *st, struct batch *b, struct pool *pool, struc
 
 static void report(const struct answer_counts *c)
 {
-    log_info("%lld records: %lld equal, %lld unequal, %lld undecided, %lld without an answer, %lld cut",
-             (long long)c->records, (long long)c->equal, (long long)c->unequal, (long long)c->undecided,
-             (long long)c->no_answer, (long long)c->truncated);
+    log_info("%lld %s: %lld equal, %lld unequal, %lld undecided, %lld without an answer, %lld cut",
+             COUNTED(c->records, "record", "records"), (long long)c->equal, (long long)c->unequal,
+             (long long)c->undecided, (long long)c->no_answer, (long long)c->truncated);
     if (o.compat)
         log_info("%lld equal by the reference's rules", (long long)c->equal_compat);
 }

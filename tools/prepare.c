@@ -147,9 +147,9 @@ static int finish(struct stage *st, const struct preparer *p, long rejected, str
     int rc = stage_commit(st, counts.s, e);
     buf_release(&counts);
     if (rc == 0)
-        log_info("%llu rows of %llu traces (%llu with a ratio; %llu traces too long, %llu without a ratio of the pool)",
-                 (unsigned long long)n->rows, (unsigned long long)n->traces, (unsigned long long)n->conditioned,
-                 (unsigned long long)n->too_long, (unsigned long long)n->without);
+        log_info("%lld %s of %lld %s (%llu with a ratio; %llu too long, %llu without a ratio of the pool)",
+                 COUNTED(n->rows, "row", "rows"), COUNTED(n->traces, "trace", "traces"),
+                 (unsigned long long)n->conditioned, (unsigned long long)n->too_long, (unsigned long long)n->without);
     return rc;
 }
 

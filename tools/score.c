@@ -240,7 +240,7 @@ static int score_all(struct score *s, struct err *e)
     int rc = stage_commit(s->st, counts.s, e);
     buf_release(&counts);
     if (s->skipped)
-        log_info("%lld rows were skipped; each says why", (long long)s->skipped);
+        log_info("%lld %s skipped; each says why", COUNTED(s->skipped, "row was", "rows were"));
     return rc;
 }
 
@@ -333,8 +333,8 @@ static int serve(const struct model_place *p, struct err *e)
     log_info("stopping");
     struct serve_stats st = serve_stats(s);
     serve_close(s);
-    log_info("%lld requests with %lld items in %lld batches, %lld refused", (long long)st.requests, (long long)st.items,
-             (long long)st.batches, (long long)st.refused);
+    log_info("%lld %s with %lld %s in %lld %s, %lld refused", COUNTED(st.requests, "request", "requests"),
+             COUNTED(st.items, "item", "items"), COUNTED(st.batches, "batch", "batches"), (long long)st.refused);
     return TOOL_OK;
 }
 

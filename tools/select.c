@@ -116,9 +116,9 @@ static int finish(struct stage *st, const struct selector *s, long rejected, str
     int rc = stage_commit(st, counts.s, e);
     buf_release(&counts);
     if (rc == 0)
-        log_info("%llu of %llu records kept (%llu wrong, %llu too short, %llu too long, %llu repeated, %llu without a "
+        log_info("%llu of %lld %s kept (%llu wrong, %llu too short, %llu too long, %llu repeated, %llu without a "
                  "score)",
-                 (unsigned long long)n->out, (unsigned long long)n->in, (unsigned long long)n->wrong,
+                 (unsigned long long)n->out, COUNTED(n->in, "record", "records"), (unsigned long long)n->wrong,
                  (unsigned long long)n->too_short, (unsigned long long)n->too_long, (unsigned long long)n->repeated,
                  (unsigned long long)n->unscored);
     return rc;

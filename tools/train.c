@@ -339,16 +339,16 @@ static uint64_t rows_left_out(const struct rows *r)
 static void say_counts(const struct rows *r, int max_length)
 {
     if (r->dropped)
-        log_warn("%llu rows are longer than %d tokens and are dropped", (unsigned long long)r->dropped, max_length);
+        log_warn("%lld %s longer than %d tokens: dropped", COUNTED(r->dropped, "row is", "rows are"), max_length);
     if (r->cut)
-        log_info("%llu rows lost the middle of their reasoning", (unsigned long long)r->cut);
+        log_info("%lld %s lost the middle of the reasoning", COUNTED(r->cut, "row", "rows"));
     if (r->endless)
-        log_warn("%llu rows think without an end and are dropped", (unsigned long long)r->endless);
+        log_warn("%lld %s without an end: dropped", COUNTED(r->endless, "row thinks", "rows think"));
     if (r->visible)
-        log_warn("%llu rows have no latent id to learn and are dropped", (unsigned long long)r->visible);
+        log_warn("%lld %s no latent id to learn: dropped", COUNTED(r->visible, "row has", "rows have"));
     if (r->stayed)
-        log_warn("%llu of %llu tokens of thinking have no latent id and stay visible", (unsigned long long)r->stayed,
-                 (unsigned long long)(r->stayed + r->latent));
+        log_warn("%llu of %lld %s of thinking without a latent id: visible as before", (unsigned long long)r->stayed,
+                 COUNTED(r->stayed + r->latent, "token", "tokens"));
 }
 
 static int read_rows(struct train *t, int nfiles, char **files, struct err *e)
@@ -385,8 +385,8 @@ static int read_rows(struct train *t, int nfiles, char **files, struct err *e)
     hash_hex(manifest_key(&t->manifest, true), t->manifest.key);
     say_counts(t->rows, spec.max_length);
     if (t->rows->n == 0 && rows_left_out(t->rows) > 0)
-        return err_set(e, "all %llu rows were dropped: there is nothing to train on",
-                       (unsigned long long)rows_left_out(t->rows));
+        return err_set(e, "%lld %s dropped and none is left: there is nothing to train on",
+                       COUNTED(rows_left_out(t->rows), "row was", "rows were"));
     return stage_check_input(t->in, common.require_provenance, e);
 }
 
@@ -615,9 +615,9 @@ static int write_output(struct train *t, const struct checkpoint *c, const struc
         rc = check_drift(&drift, model, e);
     }
     if (rc == 0) {
-        log_info("what was written, against what was trained: logits of %d tokens differ by %.3g at most, %.3g in the "
+        log_info("what was written, against what was trained: logits of %lld %s differ by %.3g at most, %.3g in the "
                  "mean (largest logit %.3g)",
-                 drift.tokens, drift.most, drift.mean, drift.scale);
+                 COUNTED(drift.tokens, "token", "tokens"), drift.most, drift.mean, drift.scale);
         put_counts(t, r, &drift, fingerprint);
         if (is_lora() && (rc = folder_describe(merged, &t->manifest, e)) == 0)
             put_counts(t, r, &drift, fingerprint);
@@ -656,8 +656,9 @@ static int train(struct train *t, struct checkpoint *c, struct err *e)
         ro.peak = peak_flops((int)common.threads, 0);
     if (train_run(t->t, &t->opt, t->batches, c, &ro, &result, e) < 0 || write_output(t, c, &result, e) < 0)
         return -1;
-    log_info("%s: %lld steps, loss %.4f, %lld tokens, %.0f tokens/s", common.output, (long long)t->batches->steps,
-             result.loss, (long long)result.tokens, result.seconds > 0 ? (double)result.tokens / result.seconds : 0);
+    log_info("%s: %lld %s, loss %.4f, %lld %s, %.0f tokens/s", common.output,
+             COUNTED(t->batches->steps, "step", "steps"), result.loss, COUNTED(result.tokens, "token", "tokens"),
+             result.seconds > 0 ? (double)result.tokens / result.seconds : 0);
     return 0;
 }
 
@@ -689,9 +690,9 @@ static int run_rows(struct train *t, struct err *e)
         return -1;
     if (t->batches->steps == 1 && schedule_at(schedule_of(o.scheduler), 0, 1, schedule_warmup(o.warmup, 1)) == 0)
         log_warn("the only step is the first of a warmup, with learning rate 0: nothing is learnt (--warmup 0)");
-    log_info("%u rows, %lld steps; %u rows are set aside; %s on %s (%s)", t->batches->ntrain,
-             (long long)t->batches->steps, t->batches->neval, o.init ? o.init : t->place.name, t->d->name,
-             t->d->numerics);
+    log_info("%lld %s, %lld %s; %u set aside; %s on %s (%s)", COUNTED(t->batches->ntrain, "row", "rows"),
+             COUNTED(t->batches->steps, "step", "steps"), t->batches->neval, o.init ? o.init : t->place.name,
+             t->d->name, t->d->numerics);
     char *dir = checkpoint_dir(t);
     int rc = checkpoint_open(&c, dir, e);
     if (rc == 0) {

@@ -227,7 +227,8 @@ static int check_run(const char *dir, const char *file, bool listed, struct buf 
         buf_printf(problems, "%s\n", e.msg);
         return bad + 1;
     }
-    log_info("%s: run %s of project %s, %lld rows", dir, facts.name, facts.project, (long long)facts.history);
+    log_info("%s: run %s of project %s, %lld %s", dir, facts.name, facts.project,
+             COUNTED(facts.history, "row", "rows"));
     bad += check_sync(dir, &facts, problems);
     wandb_facts_release(&facts);
     return bad;
@@ -343,7 +344,7 @@ static int list_garbage(int n, char **dirs, struct err *e)
         buf_putc(&b, '\n');
     }
     if (rc == 0 && !o.null)
-        buf_printf(&b, "%12lld  in all, %zu file%s\n", (long long)g.bytes, g.n, g.n == 1 ? "" : "s");
+        buf_printf(&b, "%12lld  in all, %lld %s\n", (long long)g.bytes, COUNTED(g.n, "file", "files"));
     fwrite(b.s ? b.s : "", 1, b.len, stdout);
     buf_release(&b);
     garbage_release(&g);
@@ -413,7 +414,8 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
         log_error("%s", line);
     }
     buf_release(&problems);
-    log_info("%d artefact%s checked, %d problem%s", checked, checked == 1 ? "" : "s", bad, bad == 1 ? "" : "s");
+    log_info("%lld %s checked, %lld %s", COUNTED(checked, "artefact", "artefacts"),
+             COUNTED(bad, "problem", "problems"));
     return bad ? TOOL_FAILED : TOOL_OK;
 }
 

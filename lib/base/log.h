@@ -20,6 +20,9 @@ void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));  /* f
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));  /* it goes on, but you should know */
 void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* why it stops */
 
+/* A number with what is counted, for "%lld %s": log_info("%lld %s in all", COUNTED(n, "file", "files")). */
+#define COUNTED(n, one, many) (long long)(n), (n) == 1 ? (one) : (many)
+
 /* One event line: {"time":...,"program":...,"event":name, FIELDS}. fields is JSON members without braces, or "". */
 void log_event(const char *name, const char *fields);
 

@@ -269,8 +269,9 @@ static int check_file(const char *dir, const char *name, struct json want, bool 
     } else {
         hash_hex(h, hex);
         if (!json_str_is(want, hex)) {
+            int quote = json_kind(want) == JSON_STRING;
             buf_printf(problems, "%s: its hash is %s, %s/%s says %.*s: it was changed after it was made\n", path, hex,
-                       dir, run_name, (int)want.n, want.s);
+                       dir, run_name, (int)want.n - 2 * quote, want.s + quote);
             bad = 1;
         }
     }

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "io/schema.h"
 #include "io/stream.h"
@@ -281,8 +282,9 @@ int provenance_check(const char *file, struct buf *problems)
                        file, hex, m.output);
             bad++;
         } else if (records != m.records || bytes != m.bytes) {
-            buf_printf(problems, "%s: %lld records in %lld bytes, its manifest says %lld in %lld\n", file,
-                       (long long)records, (long long)bytes, (long long)m.records, (long long)m.bytes);
+            buf_printf(problems, "%s: %lld %s in %lld %s, its manifest says %lld in %lld\n", file,
+                       COUNTED(records, "record", "records"), COUNTED(bytes, "byte", "bytes"), (long long)m.records,
+                       (long long)m.bytes);
             bad++;
         } else {
             bad += schema_check(file, &m, problems);
@@ -651,7 +653,7 @@ static void walk_manifest(struct walk *w, int depth, const char *name, const str
     bool again = seen_before(w, m->key);
     char size[64] = "model", of[256];
     if (m->records || strstr(m->counts, "\"files\"") == NULL)
-        snprintf(size, sizeof size, "%lld record%s", (long long)m->records, m->records == 1 ? "" : "s");
+        snprintf(size, sizeof size, "%lld %s", COUNTED(m->records, "record", "records"));
     line(w, depth, "%s  %s  %s %s  %s%s%s", name, m->output, m->program, m->version, size, part_of(m, of, sizeof of),
          again ? "  (see above)" : "");
     struct buf *j = w->out->json;

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "io/manifest.h"
 #include "io/record.h"
@@ -492,8 +493,8 @@ static void check_counts(struct check *c, const struct manifest *m)
             !json_get(counts, line_counts[i].count, &v) || !json_int(v, &want) ||
             want + (c->kind && c->kind->field == reference_summary) == (int64_t)c->lines)
             continue;
-        buf_printf(c->problems, "%s: %" PRIu64 " records, its manifest counts %" PRId64 " %s\n", c->file, c->lines,
-                   want, line_counts[i].count);
+        buf_printf(c->problems, "%s: %lld %s, its manifest counts %" PRId64 " %s\n", c->file,
+                   COUNTED(c->lines, "record", "records"), want, line_counts[i].count);
         c->n++;
     }
 }
@@ -524,7 +525,8 @@ static int check_lines(struct check *c)
 static int finish(const struct check *c)
 {
     if (c->n > SAID)
-        buf_printf(c->problems, "%s: and %d more lines or keys like these\n", c->file, c->n - SAID);
+        buf_printf(c->problems, "%s: and %lld more %s\n", c->file,
+                   COUNTED(c->n - SAID, "line or key like these", "lines or keys like these"));
     return c->n;
 }
 

@@ -766,9 +766,10 @@ static int check_table(const struct checking *c, struct json v, struct err *e)
     int rc = file_map_open(&m, path.s, e);
     if (rc == 0) {
         sha256_hex(m.p, m.n, hex);
+        int quote = json_kind(sha) == JSON_STRING;
         if ((int64_t)m.n != bytes || !json_str_is(sha, hex))
             rc = err_set(e, "%s: %zu bytes with sha256 %s, expected %" PRId64 " with %.*s", path.s, m.n, hex, bytes,
-                         (int)sha.n, sha.s);
+                         (int)sha.n - 2 * quote, sha.s + quote);
     }
     file_map_close(&m);
     buf_release(&path);

@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "io/safetensors.h"
 #include "model/model.h"
@@ -428,7 +429,7 @@ static void check_think(struct check *k, const struct tokenizer *t, const char *
     if (tokenizer_id(t, text) != id)
         problem(k, "think token %s has id %d in the tokenizer, %d in %s", text, tokenizer_id(t, text), id, meta_name);
     else if (tokenizer_encode(t, text, strlen(text), 0, &ids, &e) < 0 || ids.n != 1 || ids.id[0] != id)
-        problem(k, "think token %s encodes to %zu ids, expected the one id %d", text, ids.n, id);
+        problem(k, "think token %s encodes to %lld %s, expected the one id %d", text, COUNTED(ids.n, "id", "ids"), id);
     tokens_release(&ids);
 }
 
@@ -491,8 +492,10 @@ static void check_rows(struct check *k, const struct st_tensor *t, int samples, 
     }
     free(a);
     if (r.wrong) {
-        problem(k, "%s: %d of %d latent rows are not copies of their sources (tolerance %g), the first is id %d",
-                t->name, r.wrong, r.n, tol, r.first_wrong);
+        problem(
+            k, "%s: %lld %s (of %d, tolerance %g), the first is id %d", t->name,
+            COUNTED(r.wrong, "latent row is not a copy of its source", "latent rows are not copies of their sources"),
+            r.n, tol, r.first_wrong);
         k->copies++;
     }
     if (k->facts && m->has_sources)

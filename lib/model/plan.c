@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 /* ---- making ---- */
@@ -261,7 +262,7 @@ int model_problems(const char *dir, const char *problems, int n, struct err *e)
         at = end ? end + 1 : at + len;
     }
     if (told < n)
-        buf_printf(&b, "; and %d more problems", n - told);
+        buf_printf(&b, "; and %lld more %s", COUNTED(n - told, "problem", "problems"));
     err_set(e, "%s: %s", dir, b.s ? b.s : "");
     buf_release(&b);
     return -1;

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "task/think.h"
@@ -264,7 +265,8 @@ int exemplars_draw(const struct exemplars *x, uint64_t seed, const char *source_
             pool[n++] = (uint32_t)i;
     int rc = 0;
     if (n < k)
-        rc = err_set(e, "%zu exemplars wanted for %s, the file has %zu others", k, source_id, n);
+        rc = err_set(e, "%lld %s wanted for %s, the file has %lld %s", COUNTED(k, "exemplar", "exemplars"), source_id,
+                     COUNTED(n, "other", "others"));
     for (size_t i = 0; rc == 0 && i < k; i++) {
         size_t j = i + rng_below(&r, i, (uint32_t)(n - i));
         uint32_t chosen = pool[j];
@@ -278,7 +280,7 @@ int exemplars_draw(const struct exemplars *x, uint64_t seed, const char *source_
 int exemplars_draw_compat(const struct exemplars *x, struct rng_python *r, size_t k, uint32_t *out, struct err *e)
 {
     if (x->n < k)
-        return err_set(e, "%zu exemplars wanted, the file has %zu", k, x->n);
+        return err_set(e, "%lld %s wanted, the file has %zu", COUNTED(k, "exemplar", "exemplars"), x->n);
     rng_python_sample(r, (uint32_t)x->n, (uint32_t)k, out);
     return 0;
 }

@@ -495,8 +495,8 @@ static int loop(struct work *w, struct err *e)
 static void say_memory(const struct work *w)
 {
     struct engine_stats st = generator_stats(w->s->generator);
-    log_info("%lld tokens in %.1f s, %.0f tokens/s; keys and values took %.1f of %.1f MiB",
-             (long long)w->s->counts.tokens, log_seconds() - w->start, tokens_per_second(w),
+    log_info("%lld %s in %.1f s, %.0f tokens/s; keys and values took %.1f of %.1f MiB",
+             COUNTED(w->s->counts.tokens, "token", "tokens"), log_seconds() - w->start, tokens_per_second(w),
              (double)st.kv_peak / 1048576, (double)st.kv_limit / 1048576);
 }
 
@@ -538,10 +538,8 @@ int sampling_commit(struct sampling *s, struct stage *st, struct err *e)
     buf_release(&b);
     if (rc < 0)
         return rc;
-    log_info(
-        "%lld questions, %lld samples (%lld of an earlier run); of the new ones %lld correct, %lld truncated, %lld "
-        "unanswered",
-        (long long)c->questions, (long long)c->samples, (long long)c->resumed, (long long)c->correct,
-        (long long)c->truncated, (long long)c->unanswered);
+    log_info("%lld %s, %lld %s (%lld of an earlier run); of the new ones %lld correct, %lld truncated, %lld unanswered",
+             COUNTED(c->questions, "question", "questions"), COUNTED(c->samples, "sample", "samples"),
+             (long long)c->resumed, (long long)c->correct, (long long)c->truncated, (long long)c->unanswered);
     return 0;
 }

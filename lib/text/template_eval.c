@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "text/template_value.h"
 #include "text/unicode.h"
 
@@ -490,8 +491,8 @@ static int bind(struct render *r, const struct macro *m, const struct args *a, s
     const struct node *def = m->def;
     size_t used = 0;
     if (a->n > def->n_args)
-        return rfail(r, "macro %.*s takes %zu arguments, not %zu", (int)def->text.n, def->text.s ? def->text.s : "",
-                     def->n_args, a->n);
+        return rfail(r, "macro %.*s takes %lld %s, not %zu", (int)def->text.n, def->text.s ? def->text.s : "",
+                     COUNTED(def->n_args, "argument", "arguments"), a->n);
     for (size_t i = 0; i < def->n_args; i++) {
         const struct node *p = def->args[i];
         struct val v = { .kind = V_UNDEFINED, .s = p->text };
@@ -751,7 +752,8 @@ static int assign(struct render *r, const struct node *target, struct val v)
     if (val_iterate(r, v, &items) < 0)
         return -1;
     if (items->n != target->n)
-        return rfail(r, "%zu values for %zu names", items->n, target->n);
+        return rfail(r, "%lld %s for %lld %s", COUNTED(items->n, "value", "values"),
+                     COUNTED(target->n, "name", "names"));
     for (size_t i = 0; i < target->n; i++)
         if (scope_set(r, r->scope, target->kids[i]->text, items->v[i]) < 0)
             return -1;

@@ -9,14 +9,14 @@
 #include "base/utf8.h"
 #include "text/template_parser.h"
 
-void parse_fail_set(struct parser *p, const char *fmt, ...)
+void template_fail(struct err *e, const struct chat_template *t, int line, const char *fmt, ...)
 {
     char msg[600];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    err_set(p->e, "%s:%d: %s", p->t->name, p->line, msg);
+    err_set(e, "%s:%d: %s", t->name, line, msg);
 }
 
 /* ---- characters ---- */

@@ -99,6 +99,11 @@ struct chat_template {
 int filter_index(struct str name);
 int test_index(struct str name);
 
+/* Sets the error, with the template's name and the line in front. Through fail and rfail, which are always -1, as
+ * compilers and checkers can see. */
+void template_fail(struct err *e, const struct chat_template *t, int line, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
 int template_parse(struct chat_template *t, const char *s, size_t n, struct err *e);
 
 #endif

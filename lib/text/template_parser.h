@@ -29,9 +29,7 @@ struct parser {
     struct err *e;
 };
 
-void parse_fail_set(struct parser *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* always -1, as compilers and checkers can see */
-#define fail(...) (parse_fail_set(__VA_ARGS__), -1)
+#define fail(p, ...) (template_fail((p)->e, (p)->t, (p)->line, __VA_ARGS__), -1)
 
 int lex_next(struct parser *p); /* the tag's next token becomes p->tok */
 int lex_unexpected(struct parser *p, const char *wanted);

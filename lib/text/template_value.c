@@ -15,16 +15,6 @@
 
 enum { DEEP = 100 }; /* nesting of values when they are printed or compared */
 
-void rfail_set(struct render *r, const char *fmt, ...)
-{
-    char msg[600];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(msg, sizeof msg, fmt, ap);
-    va_end(ap);
-    err_set(r->e, "%s:%d: %s", r->t->name, r->line, msg);
-}
-
 int spend(struct render *r, uint64_t steps)
 {
     r->steps += steps;
@@ -37,7 +27,7 @@ void *ralloc(struct render *r, size_t n)
 {
     void *p = arena_alloc(&r->arena, n);
     if (!p)
-        rfail_set(r, "the template needs more than %d bytes", TEMPLATE_MAX_BYTES);
+        (void)rfail(r, "the template needs more than %d bytes", TEMPLATE_MAX_BYTES);
     return p;
 }
 

@@ -103,9 +103,7 @@ struct render {
     struct err *e;
 };
 
-/* Sets the error with name and line; always -1, as the macro tells compilers and checkers. */
-void rfail_set(struct render *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-#define rfail(...) (rfail_set(__VA_ARGS__), -1)
+#define rfail(r, ...) (template_fail((r)->e, (r)->t, (r)->line, __VA_ARGS__), -1)
 int spend(struct render *r, uint64_t steps); /* -1 when the limit is passed */
 void *ralloc(struct render *r, size_t n);    /* NULL: the limit, and the error is set */
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/rng.h"
 
 /* ---- the split ---- */
@@ -62,10 +63,8 @@ static int split(struct batches *b, struct err *e)
     free(draw);
     if (b->ntrain == 0)
         return rows->n == 0 ? err_set(e, "there are no rows to train on")
-                            : err_set(e,
-                                      "all %zu rows are of questions that --eval-ratio sets aside: none is left to "
-                                      "train on",
-                                      rows->n);
+                            : err_set(e, "%lld %s set aside by --eval-ratio: none is left to train on",
+                                      COUNTED(rows->n, "row is", "rows are"));
     return 0;
 }
 

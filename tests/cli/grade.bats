@@ -59,7 +59,7 @@ X
   rows '{"gold": "9^{9^{9}}", "pred": "9^{9^{8}}"}' >in
   grade in -o out 2>err
   [ "$(jq -r '"\(.equal) \(.reason)"' out)" = "false limit:bits" ]
-  grep -q "1 records: 0 equal, 0 unequal, 1 undecided" err
+  grep -q "1 record: 0 equal, 0 unequal, 1 undecided" err
   [ "$(jq .counts.undecided out.run.json)" = 1 ]
 }
 

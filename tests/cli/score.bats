@@ -114,7 +114,8 @@ X
 
 @test "score: a row longer than the model's context is skipped, whatever --max-seq-len says" {
   jq -nc '{prompt: "a", completion: ("x " * 600)}' >rows
-  score -q -m "$(M qwen2)" --max-seq-len 100000 rows >got
+  score -m "$(M qwen2)" --max-seq-len 100000 rows >got 2>err
+  grep -qx 'score: 1 row was skipped; each says why' err
   jq -e '.skipped and (.reason | endswith("tokens are more than 512"))' got
 }
 

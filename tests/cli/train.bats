@@ -145,7 +145,7 @@ folder() {
   rows 2
   jq -nc '{messages: [{role: "user", content: "What?"}, {role: "assistant", content: "\("far too long a thought " * 20)\n\n</think>\n\nThe answer: 7"}]}' >>rows
   train -m "$(M qwen3)" --max-steps 1 --max-length 80 -o out rows 2>err
-  grep -q '^train: warning: 1 rows are longer than 80 tokens and are dropped' err
+  grep -q '^train: warning: 1 row is longer than 80 tokens: dropped' err
   jq -e '.counts.dropped == 1 and .counts.cut == 0 and .counts.rows == 4' out/run.json
   train -m "$(M qwen3)" --max-steps 1 --max-length 80 --cut-middle --show 9 -o out rows 2>err
   jq -e '.counts.dropped == 0 and .counts.cut == 1 and .counts.rows == 5' out/run.json
@@ -282,7 +282,7 @@ folder() {
   dualize -q -m "$(M qwen3)" --mode subset --subset-ids ids -o sub
   train -m sub --max-steps 1 -o three rows 2>err
   not grep -q 'ln 2' err
-  grep -qE '^train: warning: [0-9]+ of [0-9]+ tokens of thinking have no latent id and stay visible' err
+  grep -qE '^train: warning: [0-9]+ of [0-9]+ tokens of thinking without a latent id: visible as before' err
 }
 
 # part FILE TENSOR FROM BYTES: a hash of these bytes of a tensor.
@@ -346,17 +346,17 @@ part() {
   not cmp out/merged/model.safetensors all/merged/model.safetensors
   fails 1 'is no dual model: --latent-only has no latent ids to learn' train -m "$(M qwen3)" --latent-only -o x rows
   echo '{"ids": [1, 2, 3], "labels": [1, 2, 3]}' >visible
-  fails 1 '^train: all 1 rows were dropped: there is nothing to train on' train -m dual --latent-only -o x visible
-  grep -q '^train: warning: 1 rows have no latent id to learn and are dropped' "$BATS_TEST_TMPDIR/.stderr"
+  fails 1 '^train: 1 row was dropped and none is left: there is nothing to train on' train -m dual --latent-only -o x visible
+  grep -q '^train: warning: 1 row has no latent id to learn: dropped' "$BATS_TEST_TMPDIR/.stderr"
   # no template that closes the thinking, and an answer that does not either
   cp -r dual open
   chmod -R u+w open
   jq '.chat_template = "{% for x in messages %}<|im_start|>{{ x.role }}\n{{ x.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"' dual/tokenizer_config.json >open/tokenizer_config.json
   jq -nc '{messages: [{role: "user", content: "x"}, {role: "assistant", content: "It is 7, I think"}]}' >endless
   cat endless rows | train -m open --max-steps 1 -o half 2>err
-  grep -q '^train: warning: 1 rows think without an end and are dropped' err
+  grep -q '^train: warning: 1 row thinks without an end: dropped' err
   jq -e '.counts.endless == 1 and .counts.rows == 12' half/run.json
-  fails 1 '^train: all 1 rows were dropped' train -m open --max-steps 1 -o x endless
+  fails 1 '^train: 1 row was dropped' train -m open --max-steps 1 -o x endless
 }
 
 @test "train: weights that grew over the type they are written in are no model" {

@@ -100,7 +100,7 @@ store_entry() {
 }
 
 @test "fault: files: bytes, manifests, upstream, zstd, lines" {
-  fault data 'out/graded.jsonl: content hash is .* it was changed after it was made' flip out/graded.jsonl -- --all out
+  fault data 'out/graded.jsonl: content hash is [0-9a-f]{32}, its manifest says [0-9a-f]{32}: it was changed after it was made' flip out/graded.jsonl -- --all out
   fault manifest 'out/graded.jsonl.run.json: this manifest is not as it was written' flip out/graded.jsonl.run.json -- --all out
   fault store "$(store_entry out/graded.jsonl): content hash is" flip "$(store_entry out/graded.jsonl)" -- --all out
   fault store-manifest 'out/store/.*run.json: this manifest is not as' flip "$(store_entry out/graded.jsonl).run.json" -- --all out
@@ -154,7 +154,7 @@ store_entry() {
 }
 
 @test "fault: model folders" {
-  fault swapped 'out/model/merged/model.safetensors: its hash is .* it was changed after it was made' \
+  fault swapped 'out/model/merged/model.safetensors: its hash is [0-9a-f]{32}, .*run.json says [0-9a-f]{32}: it was changed after it was made' \
     cp --remove-destination "$GOLDEN/models/qwen3/model.safetensors" out/model/merged/ -- out/model
   fault swapped-trace 'out/model/merged: this model has fingerprint .* now, the run used .*: it was changed or swapped since' \
     cp --remove-destination "$GOLDEN/models/qwen3/model.safetensors" out/model/merged/ -- --trace out/results.jsonl
