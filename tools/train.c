@@ -721,7 +721,9 @@ static int run_located(struct train *t, int nfiles, char **files, struct err *e)
 {
     if (model_config_read(&t->config, t->place.dir, e) < 0)
         return TOOL_FAILED;
-    int rc = describe(t, e);
+    int rc = is_lora() ? lora_check_targets(&t->config, o.targets, e) : 0;
+    if (rc == 0)
+        rc = describe(t, e);
     if (rc == 0)
         rc = already_there(t, nfiles, files, e);
     if (rc == 0) {

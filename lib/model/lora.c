@@ -219,6 +219,35 @@ static int make_branch(struct trainable *t, const struct plan_item *it, struct b
     return 0;
 }
 
+/* Is it a matrix of a layer: one that a branch can stand beside? */
+static bool is_layer_matrix(const struct model *m, const struct plan_item *it)
+{
+    return it->weight && it->weight != &m->embed && it->weight != &m->head && it->weight != &m->positions &&
+           it->weight != &m->types;
+}
+
+static bool is_part_target(const char *targets, const struct plan_item *it, int part)
+{
+    char module[PLAN_NAME];
+    snprintf(module, sizeof module, "%.*s", (int)(strlen(it->part[part].name) - strlen(".weight")),
+             it->part[part].name);
+    return is_target(targets, module);
+}
+
+int lora_check_targets(const struct model_config *c, const char *targets, struct err *e)
+{
+    struct model m = { .c = *c, .layer = xcalloc((size_t)c->layers, sizeof *m.layer) };
+    struct plan p;
+    bool found = false;
+    plan_make(&p, &m);
+    for (size_t i = 0; i < p.n && !found; i++)
+        for (int k = 0; k < p.item[i].nparts && is_layer_matrix(&m, &p.item[i]); k++)
+            found = found || is_part_target(targets, &p.item[i], k);
+    plan_release(&p);
+    free(m.layer);
+    return found ? 0 : err_set(e, "no matrix of this model is named by the targets %s", targets);
+}
+
 void trainable_count(struct model *m, const struct trainable_options *o, struct trainable_counts *out)
 {
     const struct lora_options *lora = o->lora;
@@ -229,17 +258,13 @@ void trainable_count(struct model *m, const struct trainable_options *o, struct 
     plan_make(&p, m);
     for (size_t i = 0; i < p.n; i++) {
         const struct plan_item *it = &p.item[i];
-        bool layer = it->weight && it->weight != &m->embed && it->weight != &m->head && it->weight != &m->positions &&
-                     it->weight != &m->types;
+        bool layer = is_layer_matrix(m, it);
         for (int k = 0; k < it->nparts; k++) {
             int64_t size = it->part[k].rows * (it->weight ? it->cols : 1);
-            char module[128];
-            snprintf(module, sizeof module, "%.*s", (int)(strlen(it->part[k].name) - strlen(".weight")),
-                     it->part[k].name);
             out->all += size;
             if (!lora) {
                 out->trained += size;
-            } else if (layer && is_target(lora->targets ? lora->targets : "all-linear", module)) {
+            } else if (layer && is_part_target(lora->targets ? lora->targets : "all-linear", it, k)) {
                 out->trained += lora->rank * (it->cols + it->part[k].rows);
                 out->ranks += lora->rank;
             }
@@ -329,7 +354,7 @@ int lora_load(struct trainable *t, const char *dir, struct err *e)
 int params_lora(struct trainable *t, struct err *e)
 {
     struct plan p;
-    int rc = 0;
+    int rc = lora_check_targets(&t->m->c, t->targets, e);
     plan_make(&p, t->m);
     for (size_t i = 0; rc == 0 && i < p.n; i++) {
         struct branch **to = p.item[i].weight ? place_of(t, p.item[i].weight) : NULL;
@@ -337,8 +362,6 @@ int params_lora(struct trainable *t, struct err *e)
             rc = make_branch(t, &p.item[i], to, e);
     }
     plan_release(&p);
-    if (rc == 0 && t->nbranches == 0)
-        rc = err_set(e, "no matrix of this model is named by the targets %s", t->targets);
     if (rc == 0 && t->o.rows_from)
         rc = params_rows(t, e);
     if (rc == 0 && t->o.adapter)

@@ -36,6 +36,10 @@ struct lora_options {
     const char *targets; /* "all-linear" or names separated by commas: "q_proj,v_proj" */
 };
 
+/* -1: they name no matrix of a layer of such a model. trainable_open asks too; this is for who has more to read first.
+ */
+int lora_check_targets(const struct model_config *c, const char *targets, struct err *e);
+
 struct trainable_options {
     const struct lora_options *lora; /* NULL: full */
     const char *adapter;             /* folder with adapter_model.safetensors to start from, or NULL: fresh (B = 0) */

@@ -112,6 +112,8 @@ folder() {
   fails 1 '^train: bad:1: "ids" 1 is NaN, expected a whole number' train -m "$m" -o out bad
   echo '{"question": "x"}' >bad
   fails 1 '^train: bad:1: no "messages", no "ids", no "words"' train -m "$m" -o out bad
+  # targets are asked for before any row is read
+  fails 1 '^train: no matrix of this model is named by the targets nope' train -m "$m" --lora-targets nope -o out bad
   echo '{"words": ["a"], "labels": [7]}' >bad
   fails 1 "^train: bad:1: label . is 7, the model's classes end at 1" train -m "$(M xlmr)" -o out bad
   fails 1 '^train: bad:1: words and labels are for encoders' train -m "$m" -o out bad
