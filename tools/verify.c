@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -131,13 +132,74 @@ static int check_inner(const char *dir, struct buf *problems)
     return bad;
 }
 
+/* What was found in a folder of a model; the store's has the same files under another name. */
+static struct looked {
+    struct hash128 files;
+    char *problems; /* lines without the folder */
+    int n;
+} * looked;
+static size_t nlooked;
+
+/* The same for two folders whose files are the same ones; false: it cannot be said. */
+static bool which_files(const char *dir, struct hash128 *out)
+{
+    struct file_names list;
+    struct err ignore;
+    struct buf b = BUF_INIT;
+    if (file_list(&list, dir, &ignore) < 0)
+        return false;
+    for (size_t i = 0; i < list.n; i++) {
+        char *path = path_join(dir, list.v[i]);
+        struct stat st;
+        if (stat(path, &st) == 0)
+            buf_printf(&b, "%s %llu %llu\n", list.v[i], (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+        free(path);
+    }
+    *out = hash_bytes(b.s ? b.s : "", b.len);
+    buf_release(&b);
+    file_names_release(&list);
+    return true;
+}
+
+/* Appends lines without the folder; returns how many, -1: e says it. */
+static int look_inside(const char *dir, bool model, bool adapter, struct buf *problems, struct err *e)
+{
+    struct hash128 files;
+    size_t from = problems->len;
+    bool known = which_files(dir, &files);
+    for (size_t i = 0; known && i < nlooked; i++)
+        if (hash_equal(looked[i].files, files)) {
+            buf_puts(problems, looked[i].problems);
+            return looked[i].n;
+        }
+    int bad = model ? model_check(dir, problems, e) : 0, n = bad;
+    if (model && n >= 0 && (n = check_dual(dir, problems, e)) >= 0)
+        bad += n;
+    if (adapter && n >= 0 && (n = check_adapter(dir, problems, e)) >= 0)
+        bad += n;
+    if (n < 0)
+        return -1;
+    if (known) {
+        looked = xreallocarray(looked, nlooked + 1, sizeof *looked);
+        looked[nlooked++] = (struct looked){ files, xstrdup(problems->s ? problems->s + from : ""), bad };
+    }
+    return bad;
+}
+
+static void looked_release(void)
+{
+    while (nlooked)
+        free(looked[--nlooked].problems);
+    free(looked);
+}
+
 /* covered: the folder it lies in has checked its files. */
 static int check_folder(const char *dir, bool covered, struct buf *problems)
 {
     struct err e = { "" };
     bool model = has_file(dir, "config.json"), adapter = has_file(dir, "adapter_config.json"),
          run = has_file(dir, "run.json");
-    int bad = 0, n = 0;
+    int bad = 0;
     if (!model && !adapter && !run) {
         buf_printf(problems, "%s: is a folder without config.json, so no model: name files, or --all %s\n", dir, dir);
         return 1;
@@ -149,17 +211,7 @@ static int check_folder(const char *dir, bool covered, struct buf *problems)
     if (!model && !adapter)
         return bad + check_inner(dir, problems);
     size_t from = problems->len;
-    if (model) {
-        n = model_check(dir, problems, &e);
-        if (n >= 0) {
-            bad += n;
-            n = check_dual(dir, problems, &e);
-        }
-    }
-    if (n >= 0 && adapter) {
-        bad += n;
-        n = check_adapter(dir, problems, &e);
-    }
+    int n = look_inside(dir, model, adapter, problems, &e);
     name_lines(problems, from, dir);
     if (n < 0)
         buf_printf(problems, "%s\n", e.msg);
@@ -375,7 +427,6 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     if (o.gc)
         return list_garbage(nfiles, files, e);
     setenv("LATENT_HASH_CACHE", "off", 1); /* whoever checks reads */
-    setenv("HF_HUB_OFFLINE", "1", 1);      /* and fetches nothing: models are those of the cache */
     struct provenance *p = provenance_new();
     for (size_t i = 0; i < o.all.n; i++) {
         if (!file_is_dir(o.all.v[i])) {
@@ -408,6 +459,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
     }
     provenance_free(p);
     hash_memo_release(&read_files);
+    looked_release();
     for (char *line = problems.s, *end; line && *line; line = end + 1) {
         end = strchr(line, '\n');
         *end = '\0';

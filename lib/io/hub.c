@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,148 +17,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/http.h"
-
-enum { LISTING_LIMIT = 64 << 20, COMMIT_HEX = 40 };
-
-/* ---- environment ---- */
-
-static const char *env(const char *name)
-{
-    const char *v = getenv(name);
-    return v && *v ? v : NULL;
-}
-
-static bool env_true(const char *name)
-{
-    static const char *const yes[] = { "1", "on", "yes", "true" };
-    const char *v = env(name);
-    for (size_t i = 0; v && i < sizeof yes / sizeof *yes; i++)
-        if (strcasecmp(v, yes[i]) == 0)
-            return true;
-    return false;
-}
-
-bool hub_offline(void)
-{
-    return env_true("HF_HUB_OFFLINE") || env_true("TRANSFORMERS_OFFLINE");
-}
-
-static char *home_dir(void)
-{
-    if (env("HF_HOME"))
-        return xstrdup(env("HF_HOME"));
-    if (env("XDG_CACHE_HOME"))
-        return path_join(env("XDG_CACHE_HOME"), "huggingface");
-    return path_join(env("HOME") ? env("HOME") : ".", ".cache/huggingface");
-}
-
-static char *below_home(const char *name)
-{
-    char *home = home_dir(), *path = path_join(home, name);
-    free(home);
-    return path;
-}
-
-static char *cache_dir(void)
-{
-    if (env("HF_HUB_CACHE"))
-        return xstrdup(env("HF_HUB_CACHE"));
-    if (env("HUGGINGFACE_HUB_CACHE"))
-        return xstrdup(env("HUGGINGFACE_HUB_CACHE"));
-    return below_home("hub");
-}
-
-char *hub_own_dir(void)
-{
-    return below_home("latent");
-}
-
-static char *endpoint(void)
-{
-    char *s = xstrdup(env("HF_ENDPOINT") ? env("HF_ENDPOINT") : "https://huggingface.co");
-    size_t n = strlen(s);
-    while (n && s[n - 1] == '/')
-        s[--n] = '\0';
-    return s;
-}
-
-/* NULL: none. Caller frees. */
-static char *token(void)
-{
-    const char *v = env("HF_TOKEN") ? env("HF_TOKEN") : env("HUGGING_FACE_HUB_TOKEN");
-    if (v)
-        return xstrdup(v);
-    char *path = env("HF_TOKEN_PATH") ? xstrdup(env("HF_TOKEN_PATH")) : below_home("token"), *t = NULL;
-    struct buf b = BUF_INIT;
-    struct err ignore;
-    if (file_exists(path) && file_read(&b, path, 4096, &ignore) == 0) {
-        while (b.len && strchr(" \t\r\n", b.s[b.len - 1]))
-            b.s[--b.len] = '\0';
-        if (b.len)
-            t = buf_take(&b);
-    }
-    buf_release(&b);
-    free(path);
-    return t;
-}
-
-/* ---- names ---- */
-
-struct repo {
-    char *id, *revision;
-    char *dir; /* .../models--org--name */
-    char *locks;
-    char *endpoint, *token;
-    const char *kind; /* "models" or "datasets" */
-};
-
-bool hub_is_id(const char *name)
-{
-    size_t n = strcspn(name, "@"), slashes = 0;
-    if (name[0] == '.' || name[0] == '/' || n == 0 || name[n - 1] == '/' || file_exists(name))
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        char c = name[i];
-        bool ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-_./", c);
-        if (!ok)
-            return false;
-        slashes += c == '/';
-    }
-    return slashes == 1;
-}
-
-static void repo_open(struct repo *r, const char *kind, const char *name)
-{
-    const char *at = strchr(name, '@');
-    r->kind = kind;
-    r->id = xstrndup(name, at ? (size_t)(at - name) : strlen(name));
-    r->revision = xstrdup(at && at[1] ? at + 1 : "main");
-    r->endpoint = endpoint();
-    r->token = token();
-    struct buf b = BUF_INIT;
-    buf_printf(&b, "%s--", kind);
-    for (const char *p = r->id; *p; p++)
-        if (*p == '/')
-            buf_puts(&b, "--");
-        else
-            buf_putc(&b, *p);
-    char *cache = cache_dir(), *locks = path_join(cache, ".locks");
-    r->dir = path_join(cache, b.s);
-    r->locks = path_join(locks, b.s);
-    free(locks);
-    free(cache);
-    buf_release(&b);
-}
-
-static void repo_close(struct repo *r)
-{
-    free(r->id);
-    free(r->revision);
-    free(r->endpoint);
-    free(r->token);
-    free(r->dir);
-    free(r->locks);
-}
+#include "io/hub_cache.h"
 
 static void put_escaped(struct buf *b, const char *s, const char *keep)
 {
@@ -176,7 +34,7 @@ static void put_escaped(struct buf *b, const char *s, const char *keep)
 
 /* ---- what the hub's refusals mean ---- */
 
-static int explain(const struct repo *r, const char *what, const struct http_answer *a, struct err *e)
+static int explain(const struct hub_repo *r, const char *what, const struct http_answer *a, struct err *e)
 {
     const char *with = r->token ? "the token in HF_TOKEN does not open it" : "set HF_TOKEN if it is private or gated";
     if (strcmp(a->error_code, "GatedRepo") == 0)
@@ -191,72 +49,6 @@ static int explain(const struct repo *r, const char *what, const struct http_ans
     if (a->status == 404)
         return err_set(e, "%s: no such repository on %s, nor a folder here (%s)", r->id, r->endpoint, with);
     return err_set(e, "%s: %s answered %ld for %s", r->id, r->endpoint, a->status, what);
-}
-
-/* ---- cache ---- */
-
-static bool is_commit(const char *s)
-{
-    return strlen(s) == COMMIT_HEX && strspn(s, "0123456789abcdef") == COMMIT_HEX;
-}
-
-/* The commit that the cache has for the revision; "" if none. */
-static void cached_commit(const struct repo *r, char out[COMMIT_HEX + 1])
-{
-    struct buf path = BUF_INIT, b = BUF_INIT;
-    struct err ignore;
-    out[0] = '\0';
-    if (is_commit(r->revision)) {
-        snprintf(out, COMMIT_HEX + 1, "%s", r->revision);
-        return;
-    }
-    buf_printf(&path, "%s/refs/%s", r->dir, r->revision);
-    if (file_exists(path.s) && file_read(&b, path.s, 128, &ignore) == 0 && b.len >= COMMIT_HEX) {
-        b.s[COMMIT_HEX] = '\0';
-        if (is_commit(b.s))
-            snprintf(out, COMMIT_HEX + 1, "%s", b.s);
-    }
-    buf_release(&path);
-    buf_release(&b);
-}
-
-static char *snapshot_dir(const struct repo *r, const char *commit)
-{
-    struct buf b = BUF_INIT;
-    buf_printf(&b, "%s/snapshots/%s", r->dir, commit);
-    return buf_take(&b);
-}
-
-static bool snapshot_has(const char *snapshot, const char *file)
-{
-    char *path = path_join(snapshot, file);
-    bool has = file_exists(path);
-    free(path);
-    return has;
-}
-
-/* A snapshot is usable when config and all weights are there: an index names its shards. */
-static bool snapshot_complete(const char *snapshot)
-{
-    if (!snapshot_has(snapshot, "config.json"))
-        return false;
-    if (snapshot_has(snapshot, "model.safetensors"))
-        return true;
-    char *path = path_join(snapshot, "model.safetensors.index.json");
-    struct buf b = BUF_INIT;
-    struct err ignore;
-    struct json doc, map, v;
-    bool whole = file_exists(path) && file_read(&b, path, LISTING_LIMIT, &ignore) == 0 &&
-                 json_parse(&doc, b.s, b.len, &ignore) == 0 && json_get(doc, "weight_map", &map) && json_count(map) > 0;
-    struct json_iter it = whole ? json_each(map) : (struct json_iter){ NULL, NULL, false };
-    while (whole && json_next(&it, NULL, &v)) {
-        char *shard = json_kind(v) == JSON_STRING ? json_str_dup(v) : xstrdup("");
-        whole = *shard && snapshot_has(snapshot, shard);
-        free(shard);
-    }
-    buf_release(&b);
-    free(path);
-    return whole;
 }
 
 /* ---- checks ---- */
@@ -307,7 +99,7 @@ static void show_progress(void *arg, int64_t done, int64_t total)
     progress_at((uint64_t)done >> 20, NULL);
 }
 
-static int lock_blob(const struct repo *r, const char *etag, struct err *e)
+static int lock_blob(const struct hub_repo *r, const char *etag, struct err *e)
 {
     struct buf b = BUF_INIT;
     if (file_mkdirs(r->locks, e) < 0)
@@ -325,7 +117,7 @@ static int lock_blob(const struct repo *r, const char *etag, struct err *e)
     return fd;
 }
 
-static int fetch_blob(const struct repo *r, const char *url, const char *name, const struct http_answer *a,
+static int fetch_blob(const struct hub_repo *r, const char *url, const char *name, const struct http_answer *a,
                       const char *blob, struct err *e)
 {
     struct buf part = BUF_INIT;
@@ -355,7 +147,7 @@ static int link_snapshot(const char *snapshot, const char *path, const char *eta
         buf_puts(&target, "../");
     buf_printf(&target, "blobs/%s", etag);
     buf_printf(&tmp, "%s.%ld.tmp", at, (long)getpid());
-    if (rc == 0 && (env_true("HF_HUB_DISABLE_SYMLINKS") || symlink(target.s, tmp.s) < 0)) {
+    if (rc == 0 && (hub_env_true("HF_HUB_DISABLE_SYMLINKS") || symlink(target.s, tmp.s) < 0)) {
         if (link(blob, tmp.s) < 0)
             rc = err_errno(e, "%s: cannot link", at);
     }
@@ -367,11 +159,11 @@ static int link_snapshot(const char *snapshot, const char *path, const char *eta
     return rc;
 }
 
-static int fetch_file(const struct repo *r, const char *commit, const char *path, struct err *e)
+static int fetch_file(const struct hub_repo *r, const char *commit, const char *path, struct err *e)
 {
     struct http_answer a;
     struct buf url = BUF_INIT, blob = BUF_INIT;
-    char *snapshot = snapshot_dir(r, commit);
+    char *snapshot = hub_snapshot_dir(r, commit);
     buf_printf(&url, "%s/%s%s/resolve/", r->endpoint, strcmp(r->kind, "datasets") == 0 ? "datasets/" : "", r->id);
     put_escaped(&url, commit, "");
     buf_putc(&url, '/');
@@ -404,7 +196,7 @@ static int fetch_file(const struct repo *r, const char *commit, const char *path
 /* ---- a snapshot ---- */
 
 struct listing {
-    char commit[COMMIT_HEX + 1];
+    char commit[HUB_COMMIT_HEX + 1];
     char **file;
     size_t n;
     bool safetensors, pickle;
@@ -440,21 +232,21 @@ static bool is_needed(const char *f)
     return path_ends_with(f, ".safetensors") && strncmp(f, "model", 5) == 0;
 }
 
-static int read_listing(const struct repo *r, struct listing *l, struct err *e)
+static int read_listing(const struct hub_repo *r, struct listing *l, struct err *e)
 {
     struct buf url = BUF_INIT, body = BUF_INIT;
     struct http_answer a;
     struct json doc, v, list;
     buf_printf(&url, "%s/api/%s/%s/revision/", r->endpoint, r->kind, r->id);
     put_escaped(&url, r->revision, "");
-    int rc = http_get(url.s, r->token, LISTING_LIMIT, &body, &a, e);
+    int rc = http_get(url.s, r->token, HUB_LISTING_LIMIT, &body, &a, e);
     if (rc == 0 && a.status != 200)
         rc = explain(r, "its list of files", &a, e);
     if (rc == 0 && json_parse(&doc, body.s ? body.s : "", body.len, e) < 0)
         rc = err_prefix(e, "%s", url.s);
     if (rc == 0) {
         char *sha = json_get(doc, "sha", &v) && json_kind(v) == JSON_STRING ? json_str_dup(v) : xstrdup("");
-        if (!is_commit(sha) || !json_get(doc, "siblings", &list))
+        if (!hub_is_commit(sha) || !json_get(doc, "siblings", &list))
             rc = err_set(e, "%s: expected sha and siblings in the answer", url.s);
         else
             snprintf(l->commit, sizeof l->commit, "%s", sha);
@@ -490,22 +282,22 @@ static bool is_spare(const struct listing *l, const char *f)
     return single && path_ends_with(f, ".safetensors") && strcmp(f, "model.safetensors") != 0;
 }
 
-static int write_ref(const struct repo *r, const char *commit, struct err *e)
+static int write_ref(const struct hub_repo *r, const char *commit, struct err *e)
 {
     struct buf b = BUF_INIT;
     int rc = 0;
-    if (!is_commit(r->revision)) {
+    if (!hub_is_commit(r->revision)) {
         buf_printf(&b, "%s/refs/%s", r->dir, r->revision);
-        rc = file_mkparents(b.s, e) < 0 ? -1 : file_write_atomic(b.s, commit, COMMIT_HEX, e);
+        rc = file_mkparents(b.s, e) < 0 ? -1 : file_write_atomic(b.s, commit, HUB_COMMIT_HEX, e);
     }
     buf_release(&b);
     return rc;
 }
 
-static int download(const struct repo *r, const struct listing *l, struct err *e)
+static int download(const struct hub_repo *r, const struct listing *l, struct err *e)
 {
     int rc = 0;
-    char *snapshot = snapshot_dir(r, l->commit);
+    char *snapshot = hub_snapshot_dir(r, l->commit);
     if (!l->safetensors)
         rc = err_set(
             e, "%s: %s", r->id,
@@ -514,27 +306,12 @@ static int download(const struct repo *r, const struct listing *l, struct err *e
                   "revision or a copy with safetensors"
                 : "there are no safetensors weights in it");
     for (size_t i = 0; rc == 0 && i < l->n; i++)
-        if (!is_spare(l, l->file[i]) && !snapshot_has(snapshot, l->file[i]))
+        if (!is_spare(l, l->file[i]) && !hub_snapshot_has(snapshot, l->file[i]))
             rc = fetch_file(r, l->commit, l->file[i], e);
     if (rc == 0)
         rc = write_ref(r, l->commit, e);
     free(snapshot);
     return rc;
-}
-
-/* Without the hub: the cached commit, if it is whole. */
-static int from_cache(const struct repo *r, const char *why, char **dir, struct err *e)
-{
-    char commit[COMMIT_HEX + 1];
-    cached_commit(r, commit);
-    char *snapshot = snapshot_dir(r, *commit ? commit : "none");
-    if (*commit && snapshot_complete(snapshot)) {
-        *dir = snapshot;
-        return 0;
-    }
-    free(snapshot);
-    return err_set(e, "%s: not a folder here, and %s in the cache %s (%s)", r->id, *commit ? "not complete" : "not",
-                   r->dir, why);
 }
 
 int hub_model(const char *name, char **dir, struct err *e)
@@ -545,26 +322,26 @@ int hub_model(const char *name, char **dir, struct err *e)
     }
     if (!hub_is_id(name))
         return err_set(e, "%s: no such folder, and not a name of the hub (org/name)", name);
-    struct repo r;
+    struct hub_repo r;
     struct listing l = { "", NULL, 0, false, false };
     struct err why = { "" };
-    repo_open(&r, "models", name);
+    hub_repo_open(&r, "models", name);
     int rc;
     if (hub_offline()) {
-        rc = from_cache(&r, "HF_HUB_OFFLINE is set, so it is not downloaded", dir, e);
+        rc = hub_from_cache(&r, "HF_HUB_OFFLINE is set, so it is not downloaded", dir, e);
     } else if (read_listing(&r, &l, &why) < 0) {
         /* No network: what was downloaded before still works. A refusal is a refusal. */
         bool network = strstr(why.msg, "no network") != NULL || strstr(why.msg, "imeout") != NULL;
-        rc = network ? from_cache(&r, why.msg, dir, e) : err_set(e, "%s", why.msg);
+        rc = network ? hub_from_cache(&r, why.msg, dir, e) : err_set(e, "%s", why.msg);
         if (rc == 0)
             log_warn("%s: the hub cannot be reached; using the copy in the cache", r.id);
     } else {
         rc = download(&r, &l, e);
         if (rc == 0)
-            *dir = snapshot_dir(&r, l.commit);
+            *dir = hub_snapshot_dir(&r, l.commit);
     }
     listing_release(&l);
-    repo_close(&r);
+    hub_repo_close(&r);
     return rc;
 }
 
@@ -595,7 +372,7 @@ static int fetch_page(const struct buf *base, int64_t offset, const char *tok, s
     struct http_answer a;
     buf_printf(&url, "%s&offset=%lld&length=%d", base->s, (long long)offset, ROWS_PER_PAGE);
     buf_reset(body);
-    int rc = http_get(url.s, tok, LISTING_LIMIT, body, &a, e);
+    int rc = http_get(url.s, tok, HUB_LISTING_LIMIT, body, &a, e);
     if (rc == 0 && a.status != 200)
         rc = err_set(e, "%s: the rows server answered %ld: %.200s", url.s, a.status, body->s ? body->s : "");
     if (rc == 0 && json_parse(doc, body->s ? body->s : "", body->len, e) < 0)
@@ -627,9 +404,9 @@ int hub_rows(const char *dataset, const char *config, const char *split, int64_t
              int64_t *total, struct err *e)
 {
     const char *server =
-        env("HF_DATASETS_SERVER") ? env("HF_DATASETS_SERVER") : "https://datasets-server.huggingface.co";
+        hub_env("HF_DATASETS_SERVER") ? hub_env("HF_DATASETS_SERVER") : "https://datasets-server.huggingface.co";
     struct buf base = BUF_INIT, body = BUF_INIT;
-    char *tok = token();
+    char *tok = hub_token();
     if (hub_offline())
         return err_set(e, "%s: not downloaded yet, and HF_HUB_OFFLINE is set (rows can come from a file: --file)",
                        dataset);

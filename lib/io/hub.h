@@ -23,6 +23,9 @@ struct err;
  * frees *dir. */
 int hub_model(const char *name, char **dir, struct err *e);
 
+/* The same, where it is here already: nothing is asked or downloaded. */
+int hub_cached(const char *name, char **dir, struct err *e);
+
 bool hub_is_id(const char *name); /* org/name[@revision], and no such folder */
 bool hub_offline(void);
 

@@ -14,7 +14,7 @@ struct model_place {
     char fingerprint[33]; /* model_fingerprint of it */
 };
 
-/* The folder of a name, which the caller frees; a model of the hub is downloaded if need be. */
+/* The folder of a name that is here, a model of the hub in its cache; nothing is downloaded. Caller frees *dir. */
 int model_find(const char *name, char **dir, struct err *e);
 
 /* env and fallback may be NULL; with nothing left to take, the error names the option ("--model") and env. */

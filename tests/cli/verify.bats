@@ -14,6 +14,25 @@ setup() {
   [[ $output == *"1 artefact checked, 0 problems"* ]]
 }
 
+@test "verify: fetches nothing, and loads nothing that could: a third of the time to start" {
+  ldd "$BIN/verify" >libs
+  not grep libcurl libs
+}
+
+@test "verify: a model in the store is looked into once, and has its problems under both names" {
+  export LATENT_STORE=$T/store
+  dualize -q -m "$GOLDEN/models/qwen2" -o out/dual
+  verify --all out --all store 2>err
+  [ "$(grep -c 'cosine with their sources' err)" = 1 ]
+  f=out/dual/model.safetensors
+  chmod u+w $f
+  # the last two bytes: an infinite number, under both names
+  printf '\x80\x7f' | dd of=$f bs=1 seek=$(($(stat -c %s $f) - 2)) conv=notrunc status=none
+  not verify --all out --all store 2>err
+  grep -E 'out/dual: tensor .* holds' err
+  grep -E 'store/[0-9a-f]*: tensor .* holds' err
+}
+
 @test "verify: one flipped byte anywhere is found" {
   for f in q.jsonl q.jsonl.run.json; do
     n=$(stat -c %s $f)

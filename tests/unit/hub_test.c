@@ -292,6 +292,9 @@ static void downloads_and_then_uses_the_cache(void **state)
     (void)state;
     struct err e = { "" };
     char *dir = NULL;
+    assert_int_equal(hub_cached("latent/tiny", &dir, &e), -1);
+    assert_non_null(strstr(e.msg, "latent/tiny: not a folder here, and not in the cache"));
+    assert_int_equal(mode.requests, 0);
     expect_download();
     assert_int_equal(mode.leaked_tokens, 0); /* the token never went to the other host */
     int before = mode.cdn_requests;
@@ -305,6 +308,10 @@ static void downloads_and_then_uses_the_cache(void **state)
     check_snapshot(dir);
     free(dir);
     unsetenv("HF_HUB_OFFLINE");
+    assert_ok(hub_cached("latent/tiny", &dir, &e));
+    assert_int_equal(mode.requests, asked);
+    check_snapshot(dir);
+    free(dir);
     setenv("HF_ENDPOINT", "http://127.0.0.1:1", 1); /* nobody there: the cache is used, and said so */
     setenv("LATENT_HTTP_RETRIES", "0", 1);
     assert_ok(hub_model("latent/tiny", &dir, &e));
