@@ -122,7 +122,7 @@ NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc
 HAVE_CXX := $(if $(shell command -v $(CXX)),1)
 BUILD_ID := $(VERSION)-$(firstword $(shell cat kernels/kernels.h kernels/plugin.h lib/base/err.h | cksum))
 CUDA_NAMES := rows attend attend_mma attend_varlen ends sample train device device_train
-EMU_OBJ := $(CUDA_NAMES:%=$(B)/emu/%.o) $(B)/emu/emu.o $(B)/emu/rt_emu.o
+EMU_OBJ := $(CUDA_NAMES:%=$(B)/emu/%.o) $(B)/emu/emu.o $(B)/emu/shadow.o $(B)/emu/rt_emu.o
 PLUGIN := $(if $(filter-out 1,$(asan)),$(if $(NVCC),$(B)/cuda/latent_cuda.so))
 CXX_FLAGS := -std=c++17 -D_DEFAULT_SOURCE -DLATENT_BUILD_ID='"$(BUILD_ID)"' -Wall -Wextra -Wshadow -ffp-contract=off -fno-exceptions \
   -fno-rtti -fno-threadsafe-statics $(if $(filter 1,$(WERROR)),-Werror) $(OPT) -I. -Ilib
@@ -132,7 +132,7 @@ $(B)/kernels/plugin.o $(CUDA_TEST_SRC:%.c=$(B)/%.o): EXTRA := -DLATENT_BUILD_ID=
 $(B)/emu/%.o: kernels/cuda/%.cu $(B)/flags
 	@mkdir -p $(@D)
 	$(call say,CXX,$@)
-	$(Q)$(CXX) $(CXX_FLAGS) -MMD -MP -x c++ -c $< -o $@
+	$(Q)$(CXX) $(CXX_FLAGS) $(if $(filter 1,$(asan)),,-fsanitize=thread) -MMD -MP -x c++ -c $< -o $@
 $(B)/emu/%.o: kernels/cuda/emu/%.cpp $(B)/flags
 	@mkdir -p $(@D)
 	$(call say,CXX,$@)

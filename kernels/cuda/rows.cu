@@ -148,7 +148,7 @@ static __global__ void __launch_bounds__(FLAT_THREADS)
             return two{ gate[i], up[i] };
         },
         [&](int64_t i, two v) { to[i] = v.a / (1 + expf(-v.a)) * v.b; });
-    if (PLANTED(PLANT_PAST_THE_END) && threadIdx.x == 0)
+    if (PLANTED(PLANT_PAST_THE_END) && blockIdx.x + 1 == gridDim.x && threadIdx.x == 0)
         to[cols] = 0;
 }
 
@@ -219,8 +219,8 @@ void op_product_plain(stream_t st, const product_op &o)
 
 enum { ROPE_WARPS = 8 };
 
-/* One head in place: a lane owns the pairs (j, j + half) it turns and every 32nd element behind them, so a warp needs
- * no barrier. */
+/* One head in place: a lane owns the pairs (j, j + half) it turns and every 32nd element behind them, so nothing
+ * orders the lanes but the norm, which all of them read for. */
 template <class C>
 static __device__ __forceinline__ void rope_head(float *x, const float *norm, float eps, const float *cosine,
                                                  const float *sine, int head_dim, int half, C *append)
@@ -232,6 +232,7 @@ static __device__ __forceinline__ void rope_head(float *x, const float *norm, fl
         for (int i = lane; i < head_dim; i += WARP_LANES)
             ss = fmaf(x[i], x[i], ss);
         r = 1 / sqrtf(warp_sum(ss) / static_cast<float>(head_dim) + eps);
+        sync_warp(); /* others read what this lane is about to turn; shuffles order no memory */
     }
     for (int j = lane; j < half; j += WARP_LANES) {
         float a = x[j], b = x[j + half];

@@ -271,6 +271,8 @@ static __global__ void __launch_bounds__(SAMPLE_THREADS) sample_rows(sample_op o
     if (r.max == -INFINITY)
         id = block_min(lowest, m->least);
     nan = block_min(-nan, m->least);
+    if (PLANTED(PLANT_BLOCKS_MEET) && first == 0)
+        o.failure[0] = SAMPLE_FINE;
     if (nan || id == NO_ID) {
         if (first == 0 && atomicCAS(&o.failure[0], static_cast<int>(SAMPLE_FINE), nan ? SAMPLE_NAN : SAMPLE_NO_ID) == 0)
             o.failure[1] = index;

@@ -224,7 +224,7 @@ static const unsigned ALL_LANES = 0xffffffffu;
 
 static inline void sync_warp(EMU_HERE)
 {
-    emu::gather("sync_warp", ALL_LANES, "", 1, at);
+    emu::sync_warp(at);
 }
 template <class T> static inline T shuffle_xor(T v, int with, EMU_HERE)
 {
@@ -363,7 +363,8 @@ template <class T> static __device__ __forceinline__ T block_sum(T v, T *sums)
 {
     int warps = static_cast<int>(blockDim.x / WARP_LANES);
     v = warp_sum(v);
-    SYNC_BLOCK(); /* whoever read an earlier sum has it */
+    if (!PLANTED(PLANT_REUSED_SUMS))
+        SYNC_BLOCK(); /* whoever read an earlier sum has it */
     if (lane_id() == 0)
         sums[warp_id()] = v;
     if (!PLANTED(PLANT_NO_BARRIER))
@@ -379,7 +380,7 @@ static __device__ __forceinline__ float block_max(float v, float *most)
     if (lane_id() == 0)
         most[warp_id()] = v;
     SYNC_BLOCK();
-    return warp_max(lane_id() < warps ? most[lane_id()] : -INFINITY);
+    return warp_max(lane_id() < warps + PLANTED(PLANT_PAST_THE_SUMS) ? most[lane_id()] : -INFINITY);
 }
 
 static __device__ __forceinline__ int block_min(int v, int *least)

@@ -171,11 +171,29 @@ static void test_planted(void **state)
     expect_found(PLANT_NO_REFILL_GUARD, small_f8, "a stage refilled while it is widened");
 }
 
+static void test_named(void **state)
+{
+    (void)state;
+    SKIP_UNWATCHED();
+    test_bf16 = false;
+    expect_named(PLANT_NO_WAIT, small, "): a copy is under way: ");
+    expect_named(PLANT_NO_REFILL_GUARD, small, "): a copy is under way: ");
+    expect_named(PLANT_NO_WAIT, small_f8, "): a copy is under way: ");
+    expect_named(PLANT_NO_REFILL_GUARD, small_f8, "): a copy is under way: ");
+    expect_named(PLANT_UNORDERED_LANES, float_pages, "): race: ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CHECK(float_pages), CHECK(tensor_core_pages),       CHECK(odd_f8), CHECK(splits), CHECK(many_rows),
-        CHECK(packed),      cmocka_unit_test(test_planted),
+        CHECK(float_pages),
+        CHECK(tensor_core_pages),
+        CHECK(odd_f8),
+        CHECK(splits),
+        CHECK(many_rows),
+        CHECK(packed),
+        cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -55,6 +55,35 @@ latent_device_open_fn latent_device_open; /* of the emulation */
         }                                                                                                              \
     } while (0)
 
+/* For what only the emulation's shadow memory can show. */
+#define SKIP_UNWATCHED()                                                                                               \
+    do {                                                                                                               \
+        SKIP_WITHOUT_EMULATION("accesses are watched in the emulation only");                                          \
+        if (!can_watch()) {                                                                                            \
+            printf("# skip: accesses are not watched in a build with the address sanitizer\n");                        \
+            skip();                                                                                                    \
+        }                                                                                                              \
+    } while (0)
+
+static inline bool can_watch(void)
+{
+#ifdef NO_EMULATION
+    return false;
+#else
+    bool can = emu_watch(true);
+    emu_watch(false);
+    return can;
+#endif
+}
+
+/* For a whole test program whose tests switch nothing. */
+static inline void watch_all(void)
+{
+#ifndef NO_EMULATION
+    emu_watch(true);
+#endif
+}
+
 /* bf16: its matrices and caches hold bf16, its normal way; else float. */
 static inline struct device *open_device_under_test(bool bf16)
 {
@@ -101,18 +130,20 @@ static inline void same_tensors(const char *what, struct device *a, struct tenso
 typedef void check_fn(struct device *d /* under test */, struct device *oracle);
 static bool test_bf16; /* how the device of checks is opened */
 
-/* Runs a check in one order of threads with one fault planted; true: nothing wrong was seen. */
-static inline bool check_in_order(check_fn *check, enum emu_order order, enum plant fault)
+/* Runs a check in one order of threads with one fault planted, watched or not; true: nothing wrong was seen. */
+static inline bool check_in_order(check_fn *check, enum emu_order order, enum plant fault, bool watch)
 {
     mismatch[0] = '\0';
 #ifndef NO_EMULATION
     emu_clear();
     emu_set_order(order);
     emu_plant(fault);
+    emu_watch(watch);
     uint64_t before = emu_launches();
 #else
     (void)order;
     (void)fault;
+    (void)watch;
 #endif
     struct device *d = open_device_under_test(test_bf16), *oracle = open_path(CPU_ORACLE, 1);
     check(d, oracle);
@@ -120,6 +151,7 @@ static inline bool check_in_order(check_fn *check, enum emu_order order, enum pl
     device_close(oracle);
 #ifndef NO_EMULATION
     emu_plant(PLANT_NONE);
+    emu_watch(false);
     if (emu_fault())
         note_mismatch("%s", emu_fault());
     if (!real_device() && emu_launches() == before)
@@ -132,7 +164,7 @@ static inline void expect_right(check_fn *check)
 {
     static const char *const names[] = { "forward", "reverse", "shuffled" };
     for (int order = 0; order < EMU_ORDERS; order++) {
-        if (!check_in_order(check, (enum emu_order)order, PLANT_NONE))
+        if (!check_in_order(check, (enum emu_order)order, PLANT_NONE, order == EMU_FORWARD))
             fail_msg("threads %s: %s", names[order], mismatch);
         if (real_device())
             break;
@@ -168,14 +200,22 @@ static inline void test_is_right(void **state)
         }                                                                                                              \
     }
 
-/* Each fault is found in one order of threads at least. The chip has no planted faults. */
+/* Each fault gives a wrong result in one order of threads at least. The chip has no planted faults. */
 static inline void expect_found(enum plant fault, check_fn *check, const char *name)
 {
     bool found = false;
     for (int order = 0; order < EMU_ORDERS; order++)
-        found = !check_in_order(check, (enum emu_order)order, fault) || found;
+        found = !check_in_order(check, (enum emu_order)order, fault, false) || found;
     if (!found)
         fail_msg("the planted fault '%s' was not found", name);
+}
+
+/* Each fault is named by who watches, whatever it did to the result. */
+static inline void expect_named(enum plant fault, check_fn *check, const char *sentence)
+{
+    bool right = check_in_order(check, EMU_FORWARD, fault, true);
+    if (right || !strstr(mismatch, sentence))
+        fail_msg("a planted fault is not named '%s' but '%s'", sentence, mismatch);
 }
 
 #endif

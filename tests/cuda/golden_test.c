@@ -95,5 +95,6 @@ int main(void)
         cmocka_unit_test(test_encoders),
         cmocka_unit_test(test_bf16_way),
     };
+    watch_all();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

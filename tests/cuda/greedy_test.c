@@ -138,5 +138,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_greedy), cmocka_unit_test(test_batches),
                                         cmocka_unit_test(test_branches), cmocka_unit_test(test_refused) };
+    watch_all();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -249,5 +249,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_device), cmocka_unit_test(test_without_room),
                                         cmocka_unit_test(test_engine), cmocka_unit_test(test_buckets) };
+    watch_all();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -352,6 +352,18 @@ static void test_planted(void **state)
         fail_msg("a divergent barrier is not named with its lines: %s", mismatch);
 }
 
+static void test_named(void **state)
+{
+    (void)state;
+    SKIP_UNWATCHED();
+    test_bf16 = false;
+    expect_named(PLANT_NO_BARRIER, norms, ": never written: ");
+    expect_named(PLANT_REUSED_SUMS, norms, ": race: ");
+    if (!strstr(mismatch, "kernels/cuda/wrap.cuh:") || !strstr(mismatch, " from kernels/cuda/rows.cu:"))
+        fail_msg("a race is not named with its lines: %s", mismatch);
+    expect_named(PLANT_PAST_THE_END, pointwise, ": out of bounds: ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,6 +378,7 @@ int main(void)
         CHECK(empty),
         CHECK(no_room),
         cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

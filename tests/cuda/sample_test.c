@@ -174,11 +174,20 @@ static void test_planted(void **state)
     expect_found(PLANT_NO_BARRIER, single_options, "no barrier before the sums of the warps are read");
 }
 
+static void test_named(void **state)
+{
+    (void)state;
+    SKIP_UNWATCHED();
+    test_bf16 = false;
+    expect_named(PLANT_PAST_THE_SUMS, single_options, ": never written: ");
+    expect_named(PLANT_BLOCKS_MEET, random_options, ": race between blocks: ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CHECK(random_options), CHECK(single_options),          CHECK(nothing_finite),
-        CHECK(failures),       cmocka_unit_test(test_planted),
+        CHECK(failures),       cmocka_unit_test(test_planted), cmocka_unit_test(test_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -136,12 +136,22 @@ static void test_planted(void **state)
     expect_found(PLANT_STALE_STATISTIC, small, "the log-sum-exp of an earlier tile");
 }
 
+static void test_named(void **state)
+{
+    (void)state;
+    SKIP_UNWATCHED();
+    test_bf16 = true;
+    expect_named(PLANT_NO_WAIT, small, "): a copy is under way: ");
+    expect_named(PLANT_NO_REFILL_GUARD, small, "): a copy is under way: ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CHECK_BF16(widths),
         CHECK_BF16(blocks),
         cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

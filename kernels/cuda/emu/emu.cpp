@@ -5,8 +5,9 @@
  * leans on an order gives a wrong result in one of them. Memory is hostile: fresh memory holds NaN; the target of an
  * asynchronous copy turns to NaN when the copy is issued and is filled at the last moment the waits allow, from what
  * the source holds then; guard zones follow every allocation. The first fault of a launch ends it; its sentence stays
- * until emu_clear. */
+ * until emu_clear. Who touched which byte is shadow.cpp's. */
 #include "kernels/cuda/emu/host.h"
+#include "kernels/cuda/emu/shadow.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,7 +26,14 @@
 namespace emu
 {
 
-enum { MAX_THREADS = 1024, STACK = 256 << 10, SHARED_MAX = 227 << 10, STATIC_MAX = 48 << 10, GUARD = 64, STATICS = 64 };
+enum {
+    STACK = 256 << 10,
+    SHARED_ALL = 1 << 20,
+    SHARED_MAX = 227 << 10,
+    STATIC_MAX = 48 << 10,
+    GUARD = 64,
+    STATICS = 64
+};
 enum { POISON = 0xff, GUARD_BYTE = 0xf5 }; /* 0xffff and 0xffffffff are NaN as bf16, half and float */
 
 /* ---- fibers ---- */
@@ -130,6 +138,7 @@ static void (*body)(void *);
 static void *body_closure;
 static const char *kernel_name;
 static unsigned char *shared_memory;
+static cell *shared_cells;
 static size_t shared_used, dynamic_bytes;
 static block_static statics[STATICS];
 static int nstatics;
@@ -137,6 +146,8 @@ static uint64_t launches;
 static bool faulted; /* this launch */
 static bool have_fault;
 static char fault[1024];
+
+static const char *const SYNC_WARP = "sync_warp";
 
 static thread *me()
 {
@@ -180,6 +191,7 @@ static void finish_copies(thread *t, int before_group)
         }
         memcpy(c.dst, c.src, static_cast<size_t>(c.valid));
         memset(static_cast<char *>(c.dst) + c.valid, 0, static_cast<size_t>(c.bytes - c.valid));
+        shadow_copy_end(c.dst, c.bytes);
     }
     t->ncopies = left;
 }
@@ -230,6 +242,8 @@ const gathered *gather(const char *op, unsigned mask, const void *arg, size_t by
             leave();
             return t->held;
         }
+    if (op == SYNC_WARP && planted != PLANT_UNORDERED_LANES)
+        shadow_sync_warp(t->warp);
     gathered *g = pool[t->warp];
     while (g->refs > 0)
         g++;
@@ -258,8 +272,14 @@ void copy_async(void *dst, const void *src, int bytes, int valid)
         if (!t->copies)
             abort();
     }
+    shadow_copy_begin(dst, src, bytes, valid, __builtin_return_address(0));
     memset(dst, POISON, static_cast<size_t>(bytes));
     t->copies[t->ncopies++] = { dst, src, bytes, valid, t->group };
+}
+
+void sync_warp(place at)
+{
+    gather(SYNC_WARP, 0xffffffffu, "", 1, at);
 }
 
 void copy_commit()
@@ -315,8 +335,10 @@ static bool guard_holds(const unsigned char *p)
 
 static void block_memory_reset(size_t dynamic)
 {
-    if (!shared_memory && !(shared_memory = static_cast<unsigned char *>(aligned_alloc(128, 1 << 20))))
+    if (!shared_memory && !(shared_memory = static_cast<unsigned char *>(aligned_alloc(128, SHARED_ALL))))
         abort();
+    if (!shared_cells)
+        shared_cells = shadow_cells(SHARED_ALL);
     shared_used = 0;
     void *p = shared_take(dynamic);
     statics[0] = { &dynamic_bytes, "dynamic", static_cast<size_t>(static_cast<unsigned char *>(p) - shared_memory),
@@ -336,6 +358,8 @@ static void block_memory_check()
 struct allocation {
     allocation *next;
     size_t bytes;
+    cell *cells;
+    int64_t number;
     unsigned char before[GUARD];
 };
 static_assert(sizeof(allocation) % 16 == 0, "what follows stays aligned");
@@ -344,6 +368,95 @@ static allocation *allocations;
 static unsigned char *payload(allocation *a)
 {
     return reinterpret_cast<unsigned char *>(a) + 256;
+}
+
+#ifdef EMU_ASAN
+static allocation *take(size_t bytes)
+{
+    return static_cast<allocation *>(aligned_alloc(256, (bytes + 255) & ~static_cast<size_t>(255)));
+}
+
+static void give(allocation *a)
+{
+    free(a);
+}
+
+static allocation *owner_of(const void *)
+{
+    return nullptr;
+}
+#else
+/* Pages of their own, never given out twice: whoever comes late stops there. */
+enum { PAGE = 4096 };
+static const size_t ARENA = static_cast<size_t>(64) << 30;
+static unsigned char *arena;
+static allocation **owners; /* of the arena's pages */
+static size_t arena_used;
+
+static void *zero_pages(size_t bytes)
+{
+    void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        abort();
+    return p;
+}
+
+static allocation *take(size_t bytes)
+{
+    if (!arena) {
+        arena = static_cast<unsigned char *>(zero_pages(ARENA));
+        owners = static_cast<allocation **>(zero_pages(ARENA / PAGE * sizeof *owners));
+    }
+    size_t pages = (bytes + PAGE - 1) / PAGE;
+    if (pages > (ARENA - arena_used) / PAGE)
+        return nullptr;
+    allocation *a = reinterpret_cast<allocation *>(arena + arena_used);
+    for (size_t i = 0; i < pages; i++)
+        owners[arena_used / PAGE + i] = a;
+    arena_used += pages * PAGE;
+    return a;
+}
+
+static void give(allocation *a)
+{
+    size_t bytes = 256 + a->bytes + GUARD, pages = (bytes + PAGE - 1) / PAGE,
+           first = static_cast<size_t>(reinterpret_cast<unsigned char *>(a) - arena) / PAGE;
+    for (size_t i = 0; i < pages; i++)
+        owners[first + i] = nullptr;
+    madvise(a, pages * PAGE, MADV_DONTNEED);
+    mprotect(a, pages * PAGE, PROT_NONE);
+}
+
+static allocation *owner_of(const void *p)
+{
+    size_t at = static_cast<size_t>(static_cast<const unsigned char *>(p) - arena);
+    return at < arena_used ? owners[at / PAGE] : nullptr;
+}
+#endif
+
+region region_of(const void *p)
+{
+    size_t at = static_cast<size_t>(static_cast<const unsigned char *>(p) - shared_memory);
+    if (at < SHARED_ALL) {
+        int i = nstatics - 1;
+        while (i > 0 && at < statics[i].at)
+            i--;
+        return { shared_memory + statics[i].at, statics[i].bytes, shared_cells + statics[i].at, 0, statics[i].name };
+    }
+    allocation *a = owner_of(p);
+    return a ? region{ payload(a), a->bytes, a->cells, a->number, "" } : region{};
+}
+
+int running_thread()
+{
+    return me()->index;
+}
+
+void fault_here(const char *sentence)
+{
+    report("%s", sentence);
+    die();
+    abort();
 }
 
 static void global_memory_check()
@@ -423,6 +536,7 @@ static bool release_barrier()
     }
     for (int i = 0; i < nthreads; i++)
         threads[i].state = READY;
+    shadow_barrier();
     return true;
 }
 
@@ -495,9 +609,11 @@ void launch(dim3 grid, dim3 block, size_t shared, const char *name, void (*call)
     body = call;
     body_closure = closure;
     nthreads = static_cast<int>(n);
+    shadow_launch();
     for (unsigned z = 0; z < grid.z && !faulted; z++)
         for (unsigned y = 0; y < grid.y && !faulted; y++)
             for (unsigned x = 0; x < grid.x && !faulted; x++) {
+                shadow_block();
                 block_memory_reset(shared);
                 start_block(grid, block, dim3(x, y, z));
                 run_block();
@@ -526,6 +642,14 @@ void emu_plant(enum plant f)
     planted = f;
 }
 
+bool emu_watch(bool on)
+{
+#ifndef EMU_ASAN
+    watching = on;
+#endif
+    return watching == on;
+}
+
 const char *emu_fault(void)
 {
     return have_fault ? fault : nullptr;
@@ -543,12 +667,14 @@ uint64_t emu_launches(void)
 
 void *emu_malloc(size_t bytes)
 {
-    void *raw = aligned_alloc(256, (256 + bytes + GUARD + 255) & ~static_cast<size_t>(255));
-    if (!raw)
+    static int64_t number;
+    allocation *a = take(256 + bytes + GUARD);
+    if (!a)
         return nullptr;
-    allocation *a = static_cast<allocation *>(raw);
     a->next = allocations;
     a->bytes = bytes;
+    a->cells = shadow_cells(bytes);
+    a->number = ++number;
     memset(a->before, GUARD_BYTE, GUARD);
     memset(payload(a), POISON, bytes);
     memset(payload(a) + bytes, GUARD_BYTE, GUARD);
@@ -562,7 +688,8 @@ void emu_free(void *p)
         if (payload(*a) == p) {
             allocation *gone = *a;
             *a = gone->next;
-            free(gone);
+            shadow_cells_free(gone->cells, gone->bytes);
+            give(gone);
             return;
         }
 }

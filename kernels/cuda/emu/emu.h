@@ -1,11 +1,12 @@
 /* emu.h - how tests steer the emulated device. C and C++.
  *
  * The emulation runs the kernels' own source as host C++: one block at a time, one fiber per thread (emu.cpp). It is
- * for small shapes and for truth, not for speed. What it cannot show: ordering between blocks, the chip's own fragment
- * layouts, occupancy, time. */
+ * for small shapes and for truth, not for speed. What it cannot show: blocks that run at once and
+ * work together, the chip's own fragment layouts, occupancy, time. */
 #ifndef LATENT_EMU_H
 #define LATENT_EMU_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,6 +35,10 @@ enum plant {
     PLANT_STALE_STATISTIC, /* attention backward: log-sum-exp and do.out of an earlier tile */
     PLANT_HELD_ON,         /* hold: what an earlier hold rounded is taken once more */
     PLANT_LOCAL_DRAW,      /* rounding by chance: draws are counted from the block's first element */
+    PLANT_REUSED_SUMS,     /* block_sum: the sums are written while an earlier sum may still be read */
+    PLANT_PAST_THE_SUMS,   /* block_max: the sum of one warp more */
+    PLANT_UNORDERED_LANES, /* sync_warp: lanes meet, but their memory is not in order */
+    PLANT_BLOCKS_MEET,     /* sampler: every block writes the word of failures */
     PLANTS
 };
 
@@ -47,12 +52,17 @@ void emu_set_memory_left(size_t bytes); /* 4 MiB at first */
 
 void emu_set_order(enum emu_order order);
 void emu_plant(enum plant fault);
+/* On: what kernels do to each byte is watched, and what the chip would not stand by becomes a fault: a race, a read of
+ * what nobody wrote or before its copy was waited for, an access out of bounds. Slow. Turn it before memory is taken:
+ * what was there is not watched. False: it cannot be had (in a build
+ * with the address sanitizer). */
+bool emu_watch(bool on);
 const char *emu_fault(void); /* the first fault since emu_clear, a sentence; NULL: none */
 void emu_clear(void);
 uint64_t emu_launches(void); /* so far; a test that ran no kernel proves nothing */
 
-/* Global memory between guard zones, filled with NaN. NULL when there is none. Guards are checked after every launch.
- */
+/* Global memory between guard zones, filled with NaN. NULL when there is none. Guards are checked after every
+ * launch. */
 void *emu_malloc(size_t bytes);
 void emu_free(void *p);
 

@@ -12,7 +12,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
+#define __forceinline__ inline __attribute__((always_inline)) /* so that faults name the kernel's line too */
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
 
@@ -29,7 +29,7 @@ struct int4 {
 namespace emu
 {
 
-enum { WARP = 32, ARG_BYTES = 64 };
+enum { WARP = 32, MAX_THREADS = 1024, ARG_BYTES = 64 };
 
 struct place {
     const char *file;
@@ -51,6 +51,7 @@ extern int planted;
 
 void barrier(place at);
 const gathered *gather(const char *op, unsigned mask, const void *arg, size_t bytes, place at);
+void sync_warp(place at);
 void *shared_static(const void *key, size_t bytes, const char *name);
 void *shared_dynamic();
 void copy_async(void *dst, const void *src, int bytes, int valid);
@@ -123,22 +124,12 @@ typedef int stream_t; /* everything runs at once, in order */
 
 template <class T> inline T atomicAdd(T *p, T v)
 {
-    T old = *p;
-    *p = old + v;
-    return old;
+    return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
 inline int atomicCAS(int *p, int expected, int v)
 {
-    int old = *p;
-    if (old == expected)
-        *p = v;
-    return old;
-}
-inline int atomicMin(int *p, int v)
-{
-    int old = *p;
-    *p = v < old ? v : old;
-    return old;
+    __atomic_compare_exchange_n(p, &expected, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return expected;
 }
 inline uint32_t __float_as_uint(float f)
 {

@@ -1,4 +1,5 @@
 /* rt_emu.cpp - the machine of rt.h on the host: memory between guard zones, multiplication by the plain kernel. */
+#include "kernels/cuda/emu/shadow.h"
 #include "kernels/cuda/rt.h"
 
 #include <stdlib.h>
@@ -113,7 +114,10 @@ int rt_zero(rt *, void *p, size_t bytes, err *e)
 {
     if (alive("clearing memory", e) < 0)
         return -1;
-    emu::enqueue([=] { memset(p, 0, bytes); });
+    emu::enqueue([=] {
+        memset(p, 0, bytes);
+        emu::shadow_host_write(p, bytes);
+    });
     return 0;
 }
 
@@ -121,7 +125,10 @@ int rt_copy(rt *, void *to, const void *from, size_t bytes, err *e)
 {
     if (alive("copying", e) < 0)
         return -1;
-    emu::enqueue([=] { memmove(to, from, bytes); });
+    emu::enqueue([=] {
+        memmove(to, from, bytes);
+        emu::shadow_host_write(to, bytes);
+    });
     return 0;
 }
 
@@ -130,6 +137,7 @@ int rt_write(rt *, void *to, const void *host, size_t bytes, err *e)
     if (alive("a write", e) < 0)
         return -1;
     memcpy(to, host, bytes);
+    emu::shadow_host_write(to, bytes);
     return 0;
 }
 
@@ -183,6 +191,7 @@ int rt_upload(rt *, void *to, size_t bytes, rt_fill *fill, void *arg, err *e)
     size_t piece = 64; /* small: the pieces' seams must show in tests */
     for (size_t at = 0; at < bytes; at += piece)
         fill(arg, at, bytes - at < piece ? bytes - at : piece, static_cast<char *>(to) + at);
+    emu::shadow_host_write(to, bytes);
     return 0;
 }
 
