@@ -89,7 +89,7 @@ static const struct opt opts[] = {
     OPT_ROW_REAL("weight-decay", 0, &o.decay, "X", "of matrices", OPT_RESULT, 0, 100),
     OPT_ROW_REAL("max-grad-norm", 0, &o.max_norm, "X", "gradients are cut to this norm; 0: never", OPT_RESULT, 0, 1e9),
     OPT_ROW_CHOICE("rounding", 0, &o.rounding, "nearest|stochastic",
-                   "devices of bf16: how weights that learn are rounded to it", OPT_RESULT),
+                   "how what learnt is rounded to bf16, where that multiplies or is written", OPT_RESULT),
     OPT_ROW_INT("eval-every", 0, &o.eval_every, "N", "steps between evaluations; 0: every epoch", OPT_RESULT, 0, 1e9),
     OPT_ROW_GROUP("Run"),
     OPT_ROW_STRING("preset", 0, &o.preset, "NAME", "options from a preset or a file; the command line wins", OPT_RUN),
@@ -406,14 +406,23 @@ static int show_rows(struct train *t, struct err *e)
 
 /* ---- the model ---- */
 
+static enum output_dtype dtype_of(const char *word)
+{
+    return strcmp(word, "float32") == 0 ? OUTPUT_F32 : strcmp(word, "bfloat16") == 0 ? OUTPUT_BF16 : OUTPUT_BASE;
+}
+
 static int open_model(struct train *t, struct err *e)
 {
     if (device_open(&t->d, common.device, (int)common.threads, e) < 0)
         return -1;
-    if (is_by_chance() && t->d->weight_dtype != DTYPE_BF16)
-        return err_set(e, "--rounding stochastic: %s (%s) multiplies in 32 bits, where no weight is rounded",
+    if ((o.init ? model_open_blank(&t->m, t->place.dir, t->d, e) : model_open(&t->m, t->place.dir, t->d, e)) < 0)
+        return -1;
+    if (is_by_chance() && t->d->weight_dtype != DTYPE_BF16 && !output_has_bf16(t->m, dtype_of(o.dtype)))
+        return err_set(e,
+                       "--rounding stochastic: no weight is rounded to bf16: %s (%s) multiplies in 32 bits, and the "
+                       "weights are not written in bf16 (--dtype bfloat16 would)",
                        t->d->name, t->d->numerics);
-    return o.init ? model_open_blank(&t->m, t->place.dir, t->d, e) : model_open(&t->m, t->place.dir, t->d, e);
+    return 0;
 }
 
 static int open_trainable(struct train *t, struct err *e)
@@ -481,11 +490,6 @@ static int take_probe(struct train *t, struct err *e)
 }
 
 /* ---- the output ---- */
-
-static enum output_dtype dtype_of(const char *word)
-{
-    return strcmp(word, "float32") == 0 ? OUTPUT_F32 : strcmp(word, "bfloat16") == 0 ? OUTPUT_BF16 : OUTPUT_BASE;
-}
 
 static int write_model(struct train *t, const char *dir, struct err *e)
 {

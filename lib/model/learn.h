@@ -67,9 +67,9 @@ struct trainable {
     struct tensor *index, *target, *pick, *hn, *dpick, *dhn, *logits, *loss;
     struct tensor *base_logits, *own_logits; /* split: the two parts of logits, F32 [head_rows, ...] */
     struct tensor *part_ids, *part_at;       /* split: rows of a pass that one part embeds, I32 [max_rows] */
-    int64_t step, draw;     /* that the values are of; whose draws weights are rounded with now, 0: to nearest */
-    uint64_t dropout_first; /* of the pass that runs */
-    bool evaluating;        /* the pass that runs drops nothing */
+    int64_t draw;                            /* step whose draws weights are rounded with; 0: to nearest */
+    uint64_t dropout_first;                  /* of the pass that runs */
+    bool evaluating;                         /* the pass that runs drops nothing */
 };
 
 /* What multiplies follows its values; name is that of the values' draws. */

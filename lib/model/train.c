@@ -1,6 +1,7 @@
 /* train.c - see train.h: opening, one pass, refreshing, taking tensors out. */
 #include "model/train.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,14 +213,20 @@ void trainable_zero(struct trainable *t)
         branch_zero(t, t->branch[i]);
 }
 
+static struct rng draws_of(const struct trainable *t, const char *name)
+{
+    return rng_stream(t->o.seed, name, strlen(name), (uint32_t)t->draw);
+}
+
 void refresh_weight(struct trainable *t, struct weight *w, const struct tensor *values, const char *name)
 {
-    struct rng r = rng_stream(t->o.seed, name, strlen(name), (uint32_t)t->draw);
+    struct rng r = draws_of(t, name);
     t->m->d->weight_refresh(t->m->d, w, values, t->draw ? r.key : NULL, r.stream);
 }
 
-static void refresh_all(struct trainable *t)
+void trainable_refresh(struct trainable *t, int64_t step)
 {
+    t->draw = t->o.by_chance ? step : 0;
     branches_refresh(t);
     split_refresh(t);
     if (t->o.lora)
@@ -230,27 +237,6 @@ static void refresh_all(struct trainable *t)
         if (p.item[i].weight)
             refresh_weight(t, *p.item[i].weight, t->param[i]->value, t->param[i]->part[0].name);
     plan_release(&p);
-}
-
-/* The draws that a pass wants: those of the step where it learns, else none. */
-static int64_t draw_of(const struct trainable *t, bool learns)
-{
-    return t->o.by_chance && learns ? t->step : 0;
-}
-
-void trainable_refresh(struct trainable *t, int64_t step)
-{
-    t->step = step;
-    t->draw = draw_of(t, true);
-    refresh_all(t);
-}
-
-static void round_for(struct trainable *t, bool learns)
-{
-    if (t->draw == draw_of(t, learns))
-        return;
-    t->draw = draw_of(t, learns);
-    refresh_all(t);
 }
 
 /* ---- one pass ---- */
@@ -407,7 +393,6 @@ int trainable_pass(struct trainable *t, const struct train_batch *b, float scale
     *loss = 0;
     t->dropout_first = b->dropout_first;
     t->evaluating = scale == 0;
-    round_for(t, !t->evaluating);
     if (write_batch(t, b, e) < 0)
         return -1;
     forward(t, b);
@@ -428,7 +413,6 @@ int trainable_logits(struct trainable *t, const struct train_batch *b, int first
     if (b->rows > t->o.max_rows || n > t->o.head_rows || n > b->rows - first)
         return err_set(e, "a batch of %d tokens and %d logits is larger than memory was made for", b->rows, n);
     t->evaluating = true;
-    round_for(t, false);
     if (write_batch(t, b, e) < 0)
         return -1;
     forward(t, b);
@@ -505,22 +489,31 @@ static int add_branch(struct trainable *t, const char *name, float *w, int64_t r
     return rc;
 }
 
-static int full_tensor(struct trainable *t, const char *name, float **values, int64_t *n, struct err *e)
+/* The parameter that holds a tensor of the checkpoint, from element *at on, *n of them; NULL: none does. */
+static const struct param *param_with(const struct trainable *t, const char *name, int64_t *at, int64_t *n)
 {
     for (size_t i = 0; i < t->nparams; i++) {
         const struct param *p = t->param[i];
-        int64_t at = 0, width = p->matrix ? p->cols : 1;
+        *at = 0;
         for (int k = 0; k < p->nparts; k++) {
-            int64_t len = p->part[k].rows * width;
-            if (strcmp(p->part[k].name, name) == 0) {
-                *n = len;
-                *values = xreallocarray(NULL, (size_t)len, sizeof **values);
-                return t->m->d->tensor_read(t->m->d, p->value, (size_t)at, *values, (size_t)len, e);
-            }
-            at += len;
+            *n = p->part[k].rows * (p->matrix ? p->cols : 1);
+            if (strcmp(p->part[k].name, name) == 0)
+                return p;
+            *at += *n;
         }
     }
-    return err_set(e, "no parameter is called %s", name);
+    *at = *n = 0;
+    return NULL;
+}
+
+static int full_tensor(struct trainable *t, const char *name, float **values, int64_t *n, struct err *e)
+{
+    int64_t at;
+    const struct param *p = param_with(t, name, &at, n);
+    if (!p)
+        return err_set(e, "no parameter is called %s", name);
+    *values = xreallocarray(NULL, (size_t)*n, sizeof **values);
+    return t->m->d->tensor_read(t->m->d, p->value, (size_t)at, *values, (size_t)*n, e);
 }
 
 int trainable_tensor(struct trainable *t, const char *name, bool merge, float **values, int64_t *n, struct err *e)
@@ -537,4 +530,19 @@ int trainable_tensor(struct trainable *t, const char *name, bool merge, float **
         return 0;
     return add_branch(t, name, *values, s->shape[0], s->shape[1], e) < 0 || split_overlay(t, name, *values, e) < 0 ? -1
                                                                                                                    : 0;
+}
+
+void trainable_to_bf16(const struct trainable *t, const char *name, const float *v, size_t n, uint16_t *out)
+{
+    int64_t at, len;
+    const struct param *p = param_with(t, name, &at, &len);
+    struct rng r = draws_of(t, p ? p->part[0].name : name);
+    uint32_t draw[4], u;
+    for (size_t i = 0; i < n; i++, at++) {
+        if (t->draw && (i == 0 || at % 8 == 0))
+            rng_block(&r, (uint64_t)at / 8, draw);
+        memcpy(&u, &v[i], 4);
+        uint32_t add = t->draw ? draw[at % 8 / 2] >> 16 * (at % 2) & 0xffff : 0x7fff + (u >> 16 & 1);
+        out[i] = (uint16_t)(isnan(v[i]) ? u >> 16 | 0x40 : (u + add) >> 16);
+    }
 }

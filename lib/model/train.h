@@ -109,14 +109,17 @@ int trainable_logits(struct trainable *t, const struct train_batch *b, int first
 double trainable_flops(const struct trainable *t, const struct train_batch *b);
 
 void trainable_zero(struct trainable *t); /* the next pass adds to 0 */
-/* Values have changed, in this step (from 1; 0: they are where training starts): what multiplies follows them. Where
- * the device multiplies in bf16 it is rounded to nearest; with by_chance, passes that learn take it rounded up or down
- * instead, by draws keyed by seed, step, name and element, so that small changes of a value are seen in the mean. */
+/* Values have changed, in this step (from 1; 0: they are where training starts): what multiplies follows them. Where it
+ * is bf16 they are rounded to nearest; with by_chance up or down instead, with draws keyed by seed, step, tensor and
+ * element, so that in the mean a weight is what it is in float. */
 void trainable_refresh(struct trainable *t, int64_t step);
 
 /* A whole tensor of the checkpoint as it stands now (with LoRA and merge: W + scaling B A, summed in double), in F32,
  * by its Hugging Face name; rows that learnt are in it; values is [rows, cols], the caller frees it. */
 int trainable_tensor(struct trainable *t, const char *name, bool merge, float **values, int64_t *n, struct err *e);
+
+/* Values of a tensor, as trainable_tensor gave them, in bf16: rounded as what multiplies is. */
+void trainable_to_bf16(const struct trainable *t, const char *name, const float *v, size_t n, uint16_t *out);
 
 /* Scaling of the adapter: alpha / r or alpha / sqrt(r). */
 double lora_scaling(const struct lora_options *o);

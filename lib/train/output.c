@@ -158,16 +158,7 @@ int output_adapter(const char *dir, struct trainable *t, const struct lora_optio
     return rc;
 }
 
-/* ---- weights: F32 to what the base has, rounded to nearest, ties to even ---- */
-
-static uint16_t to_bf16(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    if (isnan(f))
-        return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
-}
+/* ---- weights: F32 to what the base has ---- */
 
 static uint16_t to_f16(float f)
 {
@@ -184,12 +175,6 @@ static uint16_t to_f16(float f)
     int exponent = ilogb(a);
     double steps = nearbyint(scalbn(a, 10 - exponent)); /* 1024 .. 2048 */
     return (uint16_t)(sign | (uint16_t)(((exponent + 15) << 10) + (int)steps - 1024));
-}
-
-static void narrow(uint16_t *out, const float *v, size_t n, enum st_dtype t)
-{
-    for (size_t i = 0; i < n; i++)
-        out[i] = t == ST_BF16 ? to_bf16(v[i]) : to_f16(v[i]);
 }
 
 static enum st_dtype stored_as(enum st_dtype base, enum output_dtype want)
@@ -239,6 +224,17 @@ static void list_tensors(struct entries *l, struct model *m, enum output_dtype d
     plan_release(&p);
 }
 
+bool output_has_bf16(struct model *m, enum output_dtype dtype)
+{
+    struct entries l = { NULL, NULL, 0 };
+    bool has = false;
+    list_tensors(&l, m, dtype);
+    for (size_t i = 0; i < l.n; i++)
+        has |= l.v[i].dtype == ST_BF16;
+    entries_release(&l);
+    return has;
+}
+
 static int write_tensor(struct st_writer *w, size_t i, const struct st_entry *entry, struct trainable *t, struct err *e)
 {
     float *v = NULL;
@@ -254,7 +250,10 @@ static int write_tensor(struct st_writer *w, size_t i, const struct st_entry *en
         rc = st_writer_put(w, i, v, (uint64_t)n * 4, e);
     } else if (rc == 0) {
         uint16_t *half = xreallocarray(NULL, (size_t)n + 1, sizeof *half);
-        narrow(half, v, (size_t)n, entry->dtype);
+        if (entry->dtype == ST_BF16)
+            trainable_to_bf16(t, entry->name, v, (size_t)n, half);
+        for (int64_t k = 0; entry->dtype == ST_F16 && k < n; k++)
+            half[k] = to_f16(v[k]);
         rc = st_writer_put(w, i, half, (uint64_t)n * 2, e);
         free(half);
     }

@@ -20,6 +20,8 @@ int output_adapter(const char *dir, struct trainable *t, const struct lora_optio
 
 enum output_dtype { OUTPUT_BASE, OUTPUT_F32, OUTPUT_BF16 }; /* BASE: every tensor as the base has it (else F32) */
 
+bool output_has_bf16(struct model *m, enum output_dtype dtype); /* of the tensors that output_model would write */
+
 /* The weights as they stand (with LoRA: merged in F32, rounded once) and config.json of base_dir. */
 int output_model(const char *dir, struct trainable *t, struct model *m, const char *base_dir, enum output_dtype dtype,
                  struct err *e);
