@@ -113,11 +113,11 @@ struct sum_kept {
     }
 };
 
-/* Sums of chunks of ids, a warp each; returns the whole, in every thread. */
+/* Sums of chunks of ids, a warp each; returns the whole, in every thread. Whoever wanted earlier sums has waited with
+ * the others since: find_in_order ends so. */
 template <class F> static __device__ mass_t chunk_sums(const row_view &r, row_memory *m, F weight)
 {
     int chunks = (r.vocab + CHUNK - 1) / CHUNK;
-    SYNC_BLOCK();
     for (int c = warp_id(); c < chunks; c += WARPS) {
         mass_t sum = 0;
         for (int i = c * CHUNK + lane_id(); i < (c + 1) * CHUNK && i < r.vocab; i += WARP_LANES)

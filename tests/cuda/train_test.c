@@ -45,6 +45,7 @@ static void rows_back(struct device *d, struct device *o)
     compare(d, o, run_gates, &(struct problem){ "gates", 2, 1025, 0 }, 1e-5); /* a full piece, and one more */
     compare(d, o, run_norms, &(struct problem){ "norms", 2, 1025, 0 }, 3e-4); /* a block a row */
     compare(d, o, run_ends, &(struct problem){ "ends", 2, 1025, 0 }, 2e-5);
+    compare(d, o, run_ends, &(struct problem){ "ends", 300, 3, 0 }, 2e-5); /* an id's rows in two pieces */
     compare(d, o, run_adamw, &(struct problem){ "adamw", 3, 257, 0 }, 1e-5);
 }
 
