@@ -5,7 +5,9 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,7 +19,7 @@ static struct {
     char program[64];
     enum log_level level;
     FILE *json;
-    bool terminal;
+    bool terminal, colour;
     bool line_open; /* a progress line without newline stands on the terminal */
     double start;
     pthread_mutex_t lock;
@@ -47,6 +49,8 @@ int log_open(const char *program, enum log_level level, const char *json_path, s
     lg.level = level;
     lg.start = now();
     lg.terminal = isatty(2) == 1;
+    const char *no = getenv("NO_COLOR");
+    lg.colour = lg.terminal && !(no && *no);
     if (json_path) {
         lg.json = fopen(json_path, "ae");
         if (!lg.json)
@@ -74,7 +78,7 @@ static void say(const char *mark, const char *colour, const char *fmt, va_list a
 {
     pthread_mutex_lock(&lg.lock);
     clear_progress_line();
-    bool paint = lg.terminal && *colour;
+    bool paint = lg.colour && *colour;
     fprintf(stderr, "%s: %s%s%s", lg.program, paint ? colour : "", mark, paint ? "\033[0m" : "");
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
@@ -148,6 +152,13 @@ static void format_span(double s, char out[32])
         snprintf(out, 32, "%d:%02d:%02d", (int)s / 3600, (int)s / 60 % 60, (int)s % 60);
 }
 
+/* A line that wraps cannot be rewritten: one column less than the terminal has. 0: no limit. */
+static size_t columns(void)
+{
+    struct winsize size;
+    return lg.terminal && ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : 0;
+}
+
 void progress_at(uint64_t done, const char *extra)
 {
     if (!lg.progress.on || lg.level == LOG_QUIET)
@@ -159,19 +170,20 @@ void progress_at(uint64_t done, const char *extra)
     lg.progress.shown = t;
     double spent = t - lg.progress.begin, rate = spent > 0 ? (double)done / spent : 0;
     char left[32] = "";
-    fprintf(stderr, "%s%s: %s %llu", lg.terminal ? "\r\033[K" : "", lg.program, lg.progress.what,
-            (unsigned long long)done);
+    struct buf line = BUF_INIT;
+    buf_printf(&line, "%s: %s %llu", lg.program, lg.progress.what, (unsigned long long)done);
     if (lg.progress.total) {
-        fprintf(stderr, "/%llu", (unsigned long long)lg.progress.total);
+        buf_printf(&line, "/%llu", (unsigned long long)lg.progress.total);
         format_span(rate > 0 ? (double)(lg.progress.total - done) / rate : -1, left);
     }
-    fprintf(stderr, " %s, %.4g/s", lg.progress.unit, rate);
+    buf_printf(&line, " %s, %.4g/s", lg.progress.unit, rate);
     if (extra)
-        fprintf(stderr, ", %s", extra);
+        buf_printf(&line, ", %s", extra);
     if (*left)
-        fprintf(stderr, ", %s left", left);
-    if (!lg.terminal)
-        fputc('\n', stderr);
+        buf_printf(&line, ", %s left", left);
+    size_t most = columns(), n = most && line.len > most ? most : line.len;
+    fprintf(stderr, "%s%.*s%s", lg.terminal ? "\r\033[K" : "", (int)n, line.s, lg.terminal ? "" : "\n");
+    buf_release(&line);
     lg.line_open = lg.terminal;
     fflush(stderr);
     pthread_mutex_unlock(&lg.lock);

@@ -1,8 +1,9 @@
 /* log.h - words for people on stderr, events for machines in a file, progress with rate and time left.
  *
  * stdout is data and is never touched. One process has one log; log_open is called by the tools' harness before threads
- * start. Colour and the rewritten progress line appear only on a terminal; elsewhere progress prints a line every ten
- * seconds. LATENT_TRACE=FILE (or --log-json FILE) appends one JSON object an event. */
+ * start. Colour (unless NO_COLOR is set) and the rewritten progress line, cut to its width, appear only on a terminal;
+ * elsewhere progress prints a line every ten seconds. LATENT_TRACE=FILE (or --log-json FILE) appends one JSON object an
+ * event. */
 #ifndef LATENT_LOG_H
 #define LATENT_LOG_H
 

@@ -1,7 +1,11 @@
 /* base_test.c - lib/base: buffers, JSON spans, numbers, random numbers, options, threads. */
+#define _XOPEN_SOURCE 700 /* posix_openpt */
+#include <fcntl.h>
 #include <stdatomic.h>
+#include <sys/ioctl.h>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "base/opt.h"
 #include "base/pool.h"
 #include "base/rng.h"
@@ -289,6 +293,73 @@ static void zeroed_memory_is_zero(void **state)
     }
 }
 
+/* What a program says while standard error is a terminal of so many columns. */
+static void on_terminal(unsigned short cols, void (*talk)(void), char *said, size_t cap)
+{
+    struct winsize size = { .ws_row = 25, .ws_col = cols };
+    struct err e;
+    int master = posix_openpt(O_RDWR | O_NOCTTY), keep = dup(2);
+    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+    assert_true(slave >= 0 && ioctl(slave, TIOCSWINSZ, &size) == 0 && dup2(slave, 2) == 2);
+    assert_ok(log_open("program", LOG_NORMAL, NULL, &e));
+    talk();
+    log_close();
+    fflush(stderr);
+    assert_true(dup2(keep, 2) == 2);
+    assert_true(write(slave, "\004", 1) == 1); /* what was written comes piece by piece: up to this mark */
+    size_t n = 0;
+    while (n == 0 || said[n - 1] != 4) {
+        ssize_t got = read(master, said + n, cap - 1 - n);
+        assert_true(got > 0);
+        n += (size_t)got;
+    }
+    said[n - 1] = 0;
+    close(slave);
+    close(master);
+    close(keep);
+    assert_ok(log_open("program", LOG_NORMAL, NULL, &e));
+}
+
+static void show_progress(void)
+{
+    progress_begin("measured", 1000000, "sequences");
+    usleep(250000);
+    progress_at(123456, "7,830 tokens/s");
+}
+
+static void warn(void)
+{
+    log_warn("so");
+}
+
+static void progress_is_cut_to_the_terminal(void **state)
+{
+    (void)state;
+    char said[4096];
+    on_terminal(40, show_progress, said, sizeof said);
+    const char *line = strstr(said, "program: measured 123456/1000000 ");
+    assert_non_null(line);
+    assert_int_equal(strcspn(line, "\r"), 39); /* a full last column would wrap */
+    on_terminal(200, show_progress, said, sizeof said);
+    assert_non_null(strstr(said, " left\r"));
+    on_terminal(0, show_progress, said, sizeof said); /* a terminal that does not know */
+    assert_non_null(strstr(said, " left\r"));
+}
+
+static void colour_can_be_refused(void **state)
+{
+    (void)state;
+    char said[4096];
+    unsetenv("NO_COLOR");
+    on_terminal(80, warn, said, sizeof said);
+    assert_string_equal(said, "program: \033[33mwarning: \033[0mso\r\n");
+    setenv("NO_COLOR", "1", 1);
+    on_terminal(80, warn, said, sizeof said);
+    assert_string_equal(said, "program: warning: so\r\n");
+    unsetenv("NO_COLOR");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -302,6 +373,8 @@ int main(void)
         cmocka_unit_test(pool_runs_every_piece_once),
         cmocka_unit_test(zeroed_memory_is_zero),
         cmocka_unit_test(arenas_stop_at_their_limit),
+        cmocka_unit_test(progress_is_cut_to_the_terminal),
+        cmocka_unit_test(colour_can_be_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
