@@ -498,10 +498,27 @@ static bool has_hash(const char *path, const char *hex)
     struct hash128 h;
     struct err ignore;
     char now[HASH_HEX];
-    if (!file_exists(path) || hash_file(path, true, &h, &ignore) < 0)
+    if (!file_exists(path) || hash_file_fresh(path, true, &h, &ignore) < 0)
         return false;
     hash_hex(h, now);
     return strcmp(now, hex) == 0;
+}
+
+/* A file whose manifest says that it has these bytes, and that has others; NULL: none. One that is gone does no harm:
+ * what went through a pipe is not here either. */
+static const char *changed_file(const struct provenance *p, const char *hex)
+{
+    struct stat now, last = { .st_ino = 0 }; /* the name and the store's are often one file */
+    for (size_t at = hash_slot(hex) & (p->nbuckets - 1); p->bucket[at]; at = (at + 1) & (p->nbuckets - 1)) {
+        const struct provenance_entry *x = &p->entry[p->bucket[at] - 1];
+        if (strcmp(x->m.output, hex) != 0 || !x->file || stat(x->file, &now) != 0 ||
+            (now.st_ino == last.st_ino && now.st_dev == last.st_dev))
+            continue;
+        if (!has_hash(x->file, hex))
+            return x->file;
+        last = now;
+    }
+    return NULL;
 }
 
 /* A manifest has names as they were given, from a folder that it does not know: one above the file is likely. */
@@ -651,11 +668,17 @@ static const char *part_of(const struct manifest *m, char *text, size_t n)
 static void walk_manifest(struct walk *w, int depth, const char *name, const struct manifest *m)
 {
     bool again = seen_before(w, m->key);
+    const char *changed = !again && depth > 0 && w->p->nbuckets ? changed_file(w->p, m->output) : NULL;
     char size[64] = "model", of[256];
     if (m->records || strstr(m->counts, "\"files\"") == NULL)
         snprintf(size, sizeof size, "%lld %s", COUNTED(m->records, "record", "records"));
     line(w, depth, "%s  %s  %s %s  %s%s%s", name, m->output, m->program, m->version, size, part_of(m, of, sizeof of),
-         again ? "  (see above)" : "");
+         again     ? "  (see above)"
+         : changed ? "  CHANGED"
+                   : "");
+    if (changed)
+        problem(w, "%s: has no longer the content (hash %s) that its manifest says: it was changed after it was made",
+                changed, m->output);
     struct buf *j = w->out->json;
     if (j) {
         buf_puts(j, "{\"name\": ");

@@ -62,6 +62,21 @@ setup() {
   verify -q --trace --json piped.jsonl | jq -e '.from[0].from[0].source == "rows.jsonl"'
 }
 
+@test "verify: the trace names a file on the way that was changed since; one that is gone does no harm" {
+  dataset gsm8k -f rows.jsonl -o a.jsonl -q
+  LATENT_STORE=$T/store dataset -f a.jsonl -f q.jsonl -o b.jsonl -q
+  LATENT_STORE=$T/store dataset -f b.jsonl -f q.jsonl -o d.jsonl -q
+  verify -q --trace d.jsonl
+  sed '1s/"question": "/&x/' b.jsonl >changed
+  mv -f changed b.jsonl # the store's is still good
+  fails 1 'b.jsonl: has no longer the content \(hash [0-9a-f]{32}\) that its manifest says' verify --trace d.jsonl
+  grep -qE '^  b.jsonl .* CHANGED$' .stdout
+  rm b.jsonl
+  verify -q --trace d.jsonl
+  sed -i '1s/"question": "/&x/' a.jsonl
+  fails 1 'a.jsonl: has no longer the content' verify --trace d.jsonl
+}
+
 @test "verify: the trace finds models by the names that the run had: shipped ones, and the hub's" {
   mkdir -p data/models hub/models--org--tiny/refs hub/models--org--tiny/snapshots
   cp -rL "$GOLDEN/models/qwen3" data/models/small
