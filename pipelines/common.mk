@@ -81,6 +81,13 @@ endef
 .PHONY: FORCE
 FORCE:
 
+# A name on the command line that nothing here reads: with RATIOS=0.9 the default would run for hours. In front of make,
+# or with these beginnings, it is for the environment of the programs. (Asked in recipes, when VARS is whole.)
+given = $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+unknown = $(filter-out $(VARS) LATENT_% HF_% CUDA_%,$(given))
+check_names = $(if $(unknown),$(error $(NAME): $(firstword $(unknown)) is no variable of this pipeline: \
+  make -f $(PIPELINE) help lists them))
+
 # ---- goals ----
 .PHONY: all report help plan clean
 help:
@@ -95,7 +102,7 @@ help:
 # Asks the steps in order. Behind a step that would run, keys are not known yet.
 # Lines: FILE KEY up-to-date | FILE KEY store | FILE KEY run | FILE unknown
 plan:
-	@declare -A later; \
+	@$(check_names)declare -A later; \
 	ask() { \
 	  local outs=$$1 ins=$$2 f; shift 2; \
 	  for f in $$ins; do \
@@ -124,7 +131,7 @@ else
 
 .PHONY: all report clean
 all report clean:
-	+@mkdir -p '$(OUT)'; exec 9>>'$(OUT)/lock'; \
+	+@$(check_names)mkdir -p '$(OUT)'; exec 9>>'$(OUT)/lock'; \
 	if ! flock -n 9; then echo "$(NAME): $(OUT) is in use by $$(cat '$(OUT)/lock'); wait, or give another OUT" >&2; exit 2; fi; \
 	echo "process $$PPID on $$(uname -n) (make -f $(PIPELINE) $@, since $$(date +%T))" >'$(OUT)/lock'; \
 	$(if $(filter $(realpath $(ROOT)/bin),$(realpath $(BIN)))$(if $(realpath $(BIN)),,x), \

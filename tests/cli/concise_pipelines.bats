@@ -45,7 +45,7 @@ pipeline() {
   local name=$1 f=$BATS_FILE_TMPDIR
   shift
   make -f "$ROOT/pipelines/$name.mk" BIN="$BIN" MODEL="$f/model" TRAIN_FILE="$f/questions.json" TEST_FILE="$f/questions.json" \
-    PRESET="$f/preset" NUM_SAMPLES=2 MAX_TOKENS=40 "$@"
+    PRESET="$f/preset" MAX_TOKENS=40 $([ "$name" = direct ] || echo NUM_SAMPLES=2) "$@"
 }
 
 # twice NAME ARGS...: runs; a second run makes nothing; a third, killed where it samples and where it trains, ends with
