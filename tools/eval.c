@@ -126,12 +126,14 @@ static int read_name(const struct sampling *s, struct buf *out, struct err *e)
         return -1;
     int rc = rec_read(in, &r, e);
     if (rc > 0)
-        rc = rec_text(&r, "benchmark", out, e) < 0 ? -1 : 0;
+        rc = rec_text_or_null(&r, "benchmark", out, e) < 0 ? -1 : 0;
     else if (rc == 0)
         rc = err_set(e, "%s: there is no question in it", s->inputs[0]);
     else
         rc = -1;
-    if (rc == 0 && (!out->len || strchr(out->s, '/')))
+    if (rc == 0 && !out->len)
+        rc = err_set(e, "%s: has no benchmark to name the results by: give --name", s->inputs[0]);
+    if (rc == 0 && strchr(out->s, '/'))
         rc = err_set(e, "%s: its benchmark cannot begin a file's name: give --name", s->inputs[0]);
     rec_close(in);
     return rc;

@@ -20,7 +20,8 @@ struct item {
     struct question q;
     struct hash128 hash; /* of its line */
     char *where;
-    uint32_t *chosen; /* exemplars as the reference draws them; NULL: ours are drawn */
+    const char *again; /* where its id stood before: an error */
+    uint32_t *chosen;  /* exemplars as the reference draws them; NULL: ours are drawn */
 };
 
 /* Samples first .. first+n-1 of an item at one ratio that are not there yet. */
@@ -227,6 +228,48 @@ static int read_items(struct sampling *s, struct rec_reader *in, struct err *e)
         log_warn("%s", e->msg);
         s->counts.rejected++;
     }
+    return 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct item *x = *(struct item *const *)a, *y = *(struct item *const *)b;
+    int c = strcmp(x->q.source_id.s, y->q.source_id.s);
+    c = c ? c : strcmp(x->q.benchmark.s, y->q.benchmark.s);
+    return c ? c : (x > y) - (x < y);
+}
+
+/* Later stages join by id and refuse one that stands twice, hours from here. With keep_going the first stays. */
+static int check_ids(struct sampling *s, struct err *e)
+{
+    struct item **sorted = xmalloc((s->nitems + 1) * sizeof(struct item *));
+    size_t kept = 0;
+    for (size_t i = 0; i < s->nitems; i++)
+        sorted[i] = &s->item[i];
+    qsort(sorted, s->nitems, sizeof *sorted, by_name);
+    for (size_t i = 1, first = 0; i < s->nitems; i++) {
+        if (strcmp(sorted[i]->q.source_id.s, sorted[first]->q.source_id.s) == 0 &&
+            strcmp(sorted[i]->q.benchmark.s, sorted[first]->q.benchmark.s) == 0)
+            sorted[i]->again = sorted[first]->where;
+        else
+            first = i;
+    }
+    free(sorted);
+    for (size_t i = 0; i < s->nitems; i++) {
+        struct item it = s->item[i];
+        if (!it.again) {
+            s->item[kept++] = it;
+            continue;
+        }
+        err_set(e, "%s: source_id %s stands at %s already", it.where, it.q.source_id.s, it.again);
+        if (!s->run.keep_going)
+            return -1; /* the first of them: nothing has moved yet */
+        log_warn("%s", e->msg);
+        s->counts.rejected++;
+        question_release(&it.q);
+        free(it.where);
+    }
+    s->nitems = kept;
     return 0;
 }
 
@@ -503,7 +546,8 @@ static void say_memory(const struct work *w)
 int sampling_run(struct sampling *s, struct stage *st, bool grade, sampling_row_fn *row, void *arg, struct err *e)
 {
     struct work w = { .s = s, .st = st, .row = row, .arg = arg, .grade = grade };
-    if (read_items(s, stage_input(st), e) < 0 || cut_shard(s, e) < 0 || draw_compat(s, e) < 0)
+    s->counts.graded = grade;
+    if (read_items(s, stage_input(st), e) < 0 || check_ids(s, e) < 0 || cut_shard(s, e) < 0 || draw_compat(s, e) < 0)
         return -1;
     if (s->nitems == 0)
         log_warn("there is no question in the input");
@@ -538,8 +582,15 @@ int sampling_commit(struct sampling *s, struct stage *st, struct err *e)
     buf_release(&b);
     if (rc < 0)
         return rc;
-    log_info("%lld %s, %lld %s (%lld of an earlier run); of the new ones %lld correct, %lld truncated, %lld unanswered",
+    struct buf said = BUF_INIT;
+    if (c->graded)
+        buf_printf(&said, "%lld correct, %lld truncated, %lld unanswered", (long long)c->correct,
+                   (long long)c->truncated, (long long)c->unanswered);
+    else /* nobody has looked: "0 correct" would alarm */
+        buf_printf(&said, "%lld truncated, none graded", (long long)c->truncated);
+    log_info("%lld %s, %lld %s (%lld of an earlier run); of the new ones %s",
              COUNTED(c->questions, "question", "questions"), COUNTED(c->samples, "sample", "samples"),
-             (long long)c->resumed, (long long)c->correct, (long long)c->truncated, (long long)c->unanswered);
+             (long long)c->resumed, said.s);
+    buf_release(&said);
     return 0;
 }

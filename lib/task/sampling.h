@@ -120,6 +120,7 @@ struct sampling_run_options {
 struct sampling_counts {
     int64_t questions, samples, resumed, rejected;  /* of the whole run */
     int64_t correct, truncated, unanswered, tokens; /* of what was sampled now */
+    bool graded;                                    /* else nobody knows how many are correct or unanswered */
 };
 
 struct sampling {

@@ -187,6 +187,27 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   fails 1 'FP8 cache needs a CUDA device' tiny --device cpu --fp8-cache questions.jsonl
 }
 
+@test "collect: an id that stands twice is refused before anything is sampled; with --keep-going the first stays" {
+  questions 3
+  cat questions.jsonl questions.jsonl >twice.jsonl
+  fails 1 '^collect: twice.jsonl:4: source_id math_train_0 stands at twice.jsonl:1 already' tiny -o out twice.jsonl
+  [ ! -e out ]
+  fails 1 'questions.jsonl:1: source_id math_train_0 stands at questions.jsonl:1 already' tiny --shard 1/6 questions.jsonl questions.jsonl
+  tiny --limit 3 twice.jsonl >want
+  fails 3 'twice.jsonl:6: source_id math_train_2 stands at twice.jsonl:3 already' tiny --keep-going twice.jsonl
+  same want .stdout
+  sed 's/"math"/"other"/' questions.jsonl >other.jsonl # another set may have the same ids
+  [ "$(tiny questions.jsonl other.jsonl | wc -l)" = 6 ]
+}
+
+@test "collect: what nobody graded is not called wrong" {
+  questions 2
+  collect --model "$GOLDEN/models/qwen3" --max-tokens 4 --no-grade questions.jsonl 2>err >out
+  grep -q ' 2 truncated, none graded$' err
+  collect --model "$GOLDEN/models/qwen3" --max-tokens 4 questions.jsonl 2>err >out
+  grep -q ' 0 correct, 2 truncated, 2 unanswered$' err
+}
+
 @test "collect: --benchmark runs the dataset program that lies beside it, and says so when that fails" {
   questions 2
   mkdir -p inst tmp

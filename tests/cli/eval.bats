@@ -126,4 +126,7 @@ tiny() {
   fails 1 '^eval: .*nowhere' "$BIN/eval" --model nowhere questions.jsonl
   echo '{"question": 1}' >bad.jsonl
   fails 1 '^eval: bad.jsonl:1: ' tiny bad.jsonl
+  sed 's/"benchmark": "math", //' questions.jsonl >own.jsonl
+  fails 1 '^eval: own.jsonl: has no benchmark to name the results by: give --name' tiny --output-dir own own.jsonl
+  tiny --output-dir own --name own own.jsonl
 }
