@@ -17,6 +17,9 @@ ROOT := $(patsubst %/pipelines/common.mk,%,$(realpath $(lastword $(MAKEFILE_LIST
 comma := ,
 space := $(subst ,, )
 .DEFAULT_GOAL := all
+# $(call one_word,WHAT,NAME): make takes a name with a blank for two
+one_word = $(if $(filter-out 1,$(words $(2))),$(error $(1)$(2): make cannot work with a blank in the name))
+$(call one_word,,$(ROOT))
 
 # ---- variables: from the command line or the environment, else the default; an empty one counts as unset ----
 # $(call var,NAME,DEFAULT,what it is)
@@ -32,6 +35,7 @@ real_or = $(if $(EMBEDDED),$(2),$(1))
 skipped = $(filter 1,$(strip $(SKIP_$(1))))
 
 $(call var,OUT,out,folder of everything this pipeline makes)
+$(call one_word,OUT=,$(OUT))
 $(call var,BIN,$(ROOT)/bin,folder of the programs; those of this checkout are built first)
 $(call var,LATENT_STORE,$(OUT)/store,results by key: equal work is never done twice)
 $(call var,LATENT_RUNS,$(OUT)/runs,run log: how what went through pipes was made)

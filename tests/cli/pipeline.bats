@@ -166,6 +166,10 @@ called() {
   refused "mine.jsonl: there is no such file" TEST_FILE=mine.jsonl
   refused "RATIOS is no variable of this pipeline: make -f $ROOT/pipelines/tokenskip_math.mk help lists them" RATIOS=0.9
   refused "N is no variable" plan N=5
+  refused "OUT=my out: make cannot work with a blank in the name" OUT="my out"
+  mkdir "my checkout"
+  cp -r "$ROOT/pipelines" "my checkout/pipelines"
+  (cd "my checkout" && fails 2 'my checkout: make cannot work with a blank in the name' make -f pipelines/tokenskip_math.mk)
   pipeline OUT=other HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=0 LATENT_SHARED=x "TRAIN_OPTIONS=--lr 1e-3 --epochs=3" plan
   fails 2 "tok: /no/model: no such folder" pipeline MODEL=/no/model LLMLINGUA_PATH="$GOLDEN/models/xlmr"
   fails 2 "tok: no/encoder: not a folder here, .*HF_HUB_OFFLINE is set" env HF_HUB_OFFLINE=1 HF_HOME="$T/hf" \
