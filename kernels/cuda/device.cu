@@ -36,9 +36,12 @@ static void fail(cuda *c, const char *fmt, ...)
     c->failed = true;
 }
 
+/* What cannot be recorded is none of the machine's failures: it runs unrecorded, and says so then if it cannot. */
 void cuda_note(cuda *c, int rc, const err &why)
 {
-    if (rc < 0)
+    if (rc < 0 && c->recording)
+        c->unfit = true;
+    else if (rc < 0)
         fail(c, "%s: %s", c->name, why.msg);
 }
 

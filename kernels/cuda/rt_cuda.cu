@@ -1,9 +1,9 @@
 /* rt_cuda.cu - the machine of rt.h: CUDA runtime and cuBLASLt. Compiled here and linked; it waits for a device to run
  * on (tests/bench/device.sh).
  *
- * Products: bf16 operands with sums in float; float operands in full float (no TF32).
- * cuBLASLt's heuristic chooses by the number of rows, so the order of a sum may differ between batch sizes: the promise
- * that a row does not depend on the other rows does not hold for linear here yet (the numerics class says "cublas"). */
+ * Products: bf16 operands with sums in float; float operands in full float (no TF32). A row of a product must not
+ * depend on the other rows, nor on how many they are, but cuBLASLt chooses an algorithm by their number: see by_rows.
+ */
 #include "kernels/cuda/rt.h"
 
 #include <cublasLt.h>
@@ -17,6 +17,7 @@ enum { PLANS = 512, NOTES = 256, NOTE_BYTES = 4096 };
 struct plan {
     product_op o; /* shape and form; not where things lie */
     bool usable;
+    size_t workspace; /* what the algorithm may take of it */
     cublasLtMatmulAlgo_t algo;
 };
 
@@ -34,6 +35,7 @@ struct rt {
     int next_note;
     plan *plans;
     int nplans;
+    bool recording;
 };
 
 struct rt_ticket {
@@ -326,6 +328,7 @@ struct rt_recording {
 int rt_record_begin(rt *r, err *e)
 {
     TRY("beginning a recording", cudaStreamBeginCapture(r->stream, cudaStreamCaptureModeThreadLocal));
+    r->recording = true;
     return 0;
 }
 
@@ -334,6 +337,7 @@ rt_recording *rt_record_end(rt *r)
     cudaGraph_t graph = nullptr;
     rt_recording *x = static_cast<rt_recording *>(calloc(1, sizeof *x));
     cudaError_t c = cudaStreamEndCapture(r->stream, &graph);
+    r->recording = false;
     if (c == cudaSuccess && x)
         c = cudaGraphInstantiate(&x->graph, graph, 0);
     if (graph)
@@ -420,42 +424,196 @@ static bool same_plan(const product_op &a, const product_op &b)
            a.a_turned == b.a_turned && a.b_turned == b.b_turned && a.add == b.add && !a.bias == !b.bias;
 }
 
-static plan *find_plan(rt *r, const product_op &o, const matmul &m)
+/* ---- which algorithm ----
+ * cuBLASLt's heuristic goes by the shape. Forward a row's bits must be the same among any others, and a column's among
+ * any others, so there
+ * - an element is one sum, in one place: neither a reduction nor work space is allowed (CUBLASLT_REDUCTION_SCHEME_NONE:
+ *   "dot-product shall be performed in one sequence");
+ * - its order is that of one algorithm, the one for REFERENCE_ROWS x REFERENCE_COLS, whatever the shape. Another that
+ *   is better for the shape at hand is taken if it gives the same bits in a trial on random numbers. Numbers of rows
+ *   share one up to the next power of two or one and a half times one. */
+enum { REFERENCE_ROWS = 256, REFERENCE_COLS = 4096, CANDIDATES = 8, TRIAL_ROWS = 64, TRIAL_COLS = 128 };
+enum { TRIAL_K = 16384, TRIAL_OUT = TRIAL_ROWS * TRIAL_COLS, TRIAL_IN = (TRIAL_ROWS + TRIAL_COLS) * TRIAL_K };
+
+static bool by_rows(const product_op &o)
 {
+    return !o.a_turned && !o.b_turned;
+}
+
+/* Algorithms for a product, the best first. */
+static int heuristics(rt *r, const product_op &o, cublasLtMatmulHeuristicResult_t *found, int most)
+{
+    matmul x;
+    cublasLtMatmulPreference_t preference = nullptr;
+    uint32_t schemes = by_rows(o) ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_MASK;
+    size_t workspace = by_rows(o) ? 0 : WORKSPACE;
+    int n = 0;
+    bool ok = matmul_make(&x, o) && !cublasLtMatmulPreferenceCreate(&preference) &&
+              !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                                    sizeof workspace) &&
+              !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes,
+                                                    sizeof schemes) &&
+              !cublasLtMatmulAlgoGetHeuristic(r->lt, x.desc, x.b, x.a, x.y, x.y, preference, most, found, &n);
+    if (preference)
+        (void)cublasLtMatmulPreferenceDestroy(preference);
+    matmul_free(&x);
+    int good = 0;
+    for (int i = 0; ok && i < n; i++)
+        if (found[i].state == CUBLAS_STATUS_SUCCESS)
+            found[good++] = found[i];
+    return good;
+}
+
+static cublasStatus_t run_product(rt *r, const matmul &x, const product_op &o, const cublasLtMatmulAlgo_t &algo,
+                                  size_t workspace)
+{
+    float one = 1, beta = o.add ? 1.0f : 0.0f;
+    return cublasLtMatmul(r->lt, x.desc, &one, o.b, x.b, o.a, x.a, &beta, o.y, x.y, o.y, x.y, &algo, r->workspace,
+                          workspace, r->stream);
+}
+
+/* Numbers of -1 .. 1, of the type that *arg says is bf16 or not. */
+static void fill_random(void *arg, size_t at, size_t n, void *buffer)
+{
+    size_t size = *static_cast<const bool *>(arg) ? 2 : 4;
+    for (size_t i = 0; i < n / size; i++) {
+        uint32_t x = static_cast<uint32_t>(at / size + i) * 2654435761u, u;
+        x = (x ^ x >> 15) * 2246822519u;
+        float f = static_cast<float>(static_cast<int32_t>(x ^ x >> 13)) * 0x1p-31f;
+        memcpy(&u, &f, sizeof u);
+        u >>= size == 2 ? 16 : 0;
+        memcpy(static_cast<char *>(buffer) + i * size, &u, size); /* the lower bytes */
+    }
+}
+
+/* Do two algorithms for products like o add in the same order? Waits. */
+static bool same_bits(rt *r, const product_op &o, const cublasLtMatmulAlgo_t &one, const cublasLtMatmulAlgo_t &other)
+{
+    struct results {
+        float bias[TRIAL_COLS], y[2][TRIAL_OUT];
+    };
+    static_assert(TRIAL_IN * sizeof(float) + sizeof(results) <= (size_t{ 32 } << 20), "it fits into the work space");
+    err e;
+    matmul x;
+    product_op t = o;
+    bool bf16 = o.bf16_in;
+    char *in = static_cast<char *>(r->workspace);
+    results *out = reinterpret_cast<results *>(in + WORKSPACE) - 1, *got = static_cast<results *>(r->pinned[0]);
+    size_t row = static_cast<size_t>(o.k) * (bf16 ? 2 : 4);
+    t.m = TRIAL_ROWS;
+    t.n = TRIAL_COLS;
+    t.y_stride = TRIAL_COLS;
+    t.a = in;
+    t.b = in + TRIAL_ROWS * row;
+    t.bias = o.bias ? out->bias : nullptr;
+    bool ok = rt_upload(r, in, (TRIAL_ROWS + TRIAL_COLS) * row, fill_random, &bf16, &e) == 0 &&
+              rt_zero(r, out, sizeof *out, &e) == 0;
+    ok = matmul_make(&x, t) && ok;
+    for (int i = 0; i < 2 && ok; i++) {
+        t.y = out->y[i];
+        ok = run_product(r, x, t, i ? other : one, 0) == CUBLAS_STATUS_SUCCESS;
+    }
+    matmul_free(&x);
+    ok = rt_sync(r, &e) == 0 && ok; /* what went through the pinned buffers is over, too */
+    ok = ok && rt_read(r, got, out, sizeof *got, &e) == 0;
+    return ok && memcmp(got->y[0], got->y[1], sizeof got->y[0]) == 0;
+}
+
+static bool allowed(rt *r, const product_op &o, const cublasLtMatmulAlgo_t &algo)
+{
+    matmul x;
+    cublasLtMatmulHeuristicResult_t result;
+    bool ok = matmul_make(&x, o) &&
+              cublasLtMatmulAlgoCheck(r->lt, x.desc, x.b, x.a, x.y, x.y, &algo, &result) == CUBLAS_STATUS_SUCCESS &&
+              result.workspaceSize == 0;
+    matmul_free(&x);
+    return ok;
+}
+
+/* The algorithm whose order counts. Rows of y that are not whole pieces of memory may not have it: they have one of
+ * their own, and among their columns no promise. */
+static bool reference_of(rt *r, const product_op &o, cublasLtMatmulAlgo_t *algo)
+{
+    cublasLtMatmulHeuristicResult_t found;
+    product_op reference = o;
+    reference.m = REFERENCE_ROWS;
+    for (int own = 0; own < 2; own++) {
+        reference.n = own ? o.n : int(REFERENCE_COLS);
+        reference.y_stride = own ? o.y_stride : int(REFERENCE_COLS);
+        if (heuristics(r, reference, &found, 1) == 1 && allowed(r, o, found.algo)) {
+            *algo = found.algo;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool algorithm_by_rows(rt *r, const product_op &o, cublasLtMatmulAlgo_t *algo)
+{
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    if (!reference_of(r, o, algo))
+        return false;
+    int n = o.k <= TRIAL_K ? heuristics(r, o, found, CANDIDATES) : 0;
+    for (int i = 0; i < n && memcmp(&found[i].algo, algo, sizeof *algo) != 0; i++)
+        if (same_bits(r, o, *algo, found[i].algo)) {
+            *algo = found[i].algo;
+            break;
+        }
+    return true;
+}
+
+static bool algorithm_for(rt *r, const product_op &o, cublasLtMatmulAlgo_t *algo)
+{
+    cublasLtMatmulHeuristicResult_t found;
+    if (by_rows(o))
+        return algorithm_by_rows(r, o, algo);
+    if (heuristics(r, o, &found, 1) != 1)
+        return false;
+    *algo = found.algo;
+    return true;
+}
+
+/* 1, 2, 3, 4, 6, 8, 12 ... */
+static int rows_up(int m)
+{
+    int rows = 1;
+    while (rows < m)
+        rows = rows == 1 ? 2 : rows & (rows - 1) ? rows / 3 * 4 : rows / 2 * 3;
+    return rows;
+}
+
+/* NULL: not while something is recorded, for a trial waits. */
+static plan *find_plan(rt *r, product_op o)
+{
+    if (by_rows(o))
+        o.m = rows_up(o.m);
     for (int i = 0; i < r->nplans; i++)
         if (same_plan(r->plans[i].o, o))
             return &r->plans[i];
-    if (r->nplans == PLANS) /* many different prompt lengths: begin again */
+    if (r->recording)
+        return nullptr;
+    if (r->nplans == PLANS) /* many different shapes: begin again */
         r->nplans = 0;
     plan *p = &r->plans[r->nplans++];
-    *p = plan{ o, false, {} };
-    cublasLtMatmulPreference_t preference = nullptr;
-    cublasLtMatmulHeuristicResult_t found;
-    int n = 0;
-    if (!cublasLtMatmulPreferenceCreate(&preference) &&
-        !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE,
-                                              sizeof WORKSPACE) &&
-        !cublasLtMatmulAlgoGetHeuristic(r->lt, m.desc, m.b, m.a, m.y, m.y, preference, 1, &found, &n) && n > 0) {
-        p->algo = found.algo;
-        p->usable = true;
-    }
-    if (preference)
-        (void)cublasLtMatmulPreferenceDestroy(preference);
+    p->o = o;
+    p->workspace = by_rows(o) ? 0 : WORKSPACE;
+    p->usable = algorithm_for(r, o, &p->algo);
     return p;
 }
 
 int rt_product(rt *r, const product_op &o, err *e)
 {
     matmul x;
-    float one = 1, beta = o.add ? 1.0f : 0.0f;
-    bool made = matmul_make(&x, o);
-    plan *p = made ? find_plan(r, o, x) : nullptr;
-    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
-    if (p && p->usable)
-        status = cublasLtMatmul(r->lt, x.desc, &one, o.b, x.b, o.a, x.a, &beta, o.y, x.y, o.y, x.y, &p->algo,
-                                r->workspace, WORKSPACE, r->stream);
-    else /* rows of odd length have no algorithm */
+    plan *p = find_plan(r, o);
+    if (!p)
+        return err_set(e, "a product of %d x %d x %d is recorded before it has run", o.m, o.n, o.k);
+    if (!p->usable) { /* rows of odd length have no algorithm */
         op_product_plain(r->stream, o);
+        return 0;
+    }
+    cublasStatus_t status = CUBLAS_STATUS_ALLOC_FAILED;
+    if (matmul_make(&x, o))
+        status = run_product(r, x, o, p->algo, p->workspace);
     matmul_free(&x);
     if (status != CUBLAS_STATUS_SUCCESS)
         return err_set(e, "cuBLASLt: %d x %d x %d failed: %s", o.m, o.n, o.k, cublasLtGetStatusString(status));

@@ -80,10 +80,6 @@ static void test_batches(void **state)
 {
     (void)state;
     SKIP_WITHOUT_DEVICE();
-    if (real_device()) {
-        printf("# skip: cuBLASLt chooses by the number of rows: no promise yet\n");
-        skip();
-    }
     check_batches("qwen3-bf16", false);
     check_batches("qwen3-bf16", true);
 }
@@ -115,8 +111,7 @@ static void test_branches(void **state)
         for (int s = 0; s < SEQS; s++) {
             seq[s].logprob = alone;
             assert_ok(branches_run(b, &seq[s], 1, &e));
-            if (!real_device()) /* cuBLASLt chooses by the number of rows */
-                assert_memory_equal(alone, together[s], (LENGTH - 1) * sizeof *alone);
+            assert_memory_equal(alone, together[s], (LENGTH - 1) * sizeof *alone);
         }
         branches_close(b);
         close_opened(&m);

@@ -340,6 +340,39 @@ static void no_room(struct device *d, struct device *o)
     d->tensor_free(d, t);
 }
 
+/* The bits of a row of a product do not depend on how many rows there are, nor those of a column on the others. On the
+ * chip these are sizes among which cuBLASLt changes its mind. */
+static void rows_alone(struct device *d, struct device *o)
+{
+    static const int some[] = { 1, 7, 33, 130 };
+    int by = real_device() ? 8 : 1, rows = 140 * by, n = 192 * by, k = 128 * by;
+    struct source s = source_of(8);
+    struct weights w = weights_of(d, o, &s, (enum dtype[]){ DTYPE_BF16, DTYPE_BF16 }, 2, n - 2, k);
+    struct both x = put_random(d, o, &s, rows, k, 1), y = put(d, o, DTYPE_F32, rows, n, NULL);
+    d->linear(d, y.d, x.d, w.d, NULL, rows, false);
+    float *all = floats_back(d, y.d);
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        int m = some[i] * by;
+        d->fill(d, y.d, 0, (int64_t)rows * n);
+        d->linear(d, y.d, x.d, w.d, NULL, m, false);
+        float *got = floats_back(d, y.d);
+        if (memcmp(got, all, (size_t)m * (size_t)n * sizeof *got) != 0)
+            note_mismatch("the first %d of %d rows have other bits alone", m, rows);
+        free(got);
+    }
+    d->fill(d, y.d, 0, (int64_t)rows * n);
+    d->linear_block(d, y.d, x.d, w.d, 64, rows - 64, 70, 50);
+    float *got = floats_back(d, y.d);
+    for (int64_t row = 64; row < rows; row++)
+        if (memcmp(got + row * n + 70, all + row * n + 70, 50 * sizeof *got) != 0)
+            note_mismatch("columns of row %d have other bits alone", (int)row);
+    free(got);
+    free(all);
+    drop(d, o, x);
+    drop(d, o, y);
+    weights_drop(d, o, &w);
+}
+
 static void test_planted(void **state)
 {
     (void)state;
@@ -373,6 +406,8 @@ int main(void)
         CHECK(eight_bits),
         CHECK(embedding_and_linear),
         CHECK_BF16(embedding_and_linear),
+        CHECK(rows_alone),
+        CHECK_BF16(rows_alone),
         CHECK(step_inputs),
         CHECK(log_probabilities),
         CHECK(empty),
