@@ -78,9 +78,13 @@ static __device__ __forceinline__ uint32_t key_of(float z)
     return __float_as_uint(z) & 0x7fffffffu;
 }
 
+/* w times 2^44, rounded down: 2^19 ids stay below 2^64. Shifts: many chips have next to nothing for doubles. */
 static __device__ __forceinline__ mass_t mass_of(float w)
 {
-    return static_cast<mass_t>(static_cast<double>(w) * 17592186044416.0); /* 2^44: 2^19 ids stay below 2^64 */
+    uint32_t bits = __float_as_uint(w);
+    int up = static_cast<int>(bits >> 23) - (127 + 23 - 44);
+    mass_t fraction = (bits & 0x7fffffu) | 0x800000u;
+    return up >= 0 ? fraction << up : up > -24 ? fraction >> -up : 0;
 }
 
 static __device__ __forceinline__ mass_t kept_mass(const row_view &r, int id)
@@ -159,6 +163,10 @@ template <class F> static __device__ int find_in_order(const row_view &r, row_me
     return m->found;
 }
 
+/* Of the first bins, eight bits of which are a sign and most of an exponent, nearly all ids lie in three: magnitudes of
+ * 1/2, 2 and 8 up to four times that. Each thread adds their masses for itself, or all would wait for each other. */
+enum { BUSY_BIN = 0x3f, BUSY_BINS = 3 };
+
 /* The cut after the item that makes the number of items reach `items` or their mass reach `mass`; *total: the mass up
  * to and including it. */
 static __device__ cut find_cut(const row_view &r, row_memory *m, int items, mass_t mass, mass_t *total)
@@ -174,13 +182,27 @@ static __device__ cut find_cut(const row_view &r, row_memory *m, int items, mass
                 m->bins[i] = 0;
             }
         SYNC_BLOCK();
+        mass_t busy[BUSY_BINS] = { 0, 0, 0 };
         for (int i = static_cast<int>(threadIdx.x); i < r.vocab; i += SAMPLE_THREADS) {
             float z = softened(r, i);
             uint32_t key = key_of(z);
             if (shift < 24 && key >> (shift + 8) != prefix)
                 continue;
-            atomicAdd(&m->counts[key >> shift & 255], 1);
-            atomicAdd(&m->bins[key >> shift & 255], mass_of(expf(z)));
+            int at = static_cast<int>(key >> shift & 255);
+            mass_t w = mass_of(expf(z));
+            atomicAdd(&m->counts[at], 1);
+            if (shift == 24 && at >= BUSY_BIN && at < BUSY_BIN + BUSY_BINS) {
+                UNROLL
+                for (int j = 0; j < BUSY_BINS; j++)
+                    busy[j] += at == BUSY_BIN + j ? w : 0;
+            } else if (w) {
+                atomicAdd(&m->bins[at], w);
+            }
+        }
+        for (int j = 0; j < BUSY_BINS && shift == 24; j++) {
+            mass_t w = warp_sum(busy[j]);
+            if (lane_id() == 0)
+                atomicAdd(&m->bins[BUSY_BIN + j], w);
         }
         SYNC_BLOCK();
         for (bin = 0; bin < 255 && seen + m->counts[bin] < items && sum + m->bins[bin] < mass; bin++) {
