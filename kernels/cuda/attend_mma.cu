@@ -394,13 +394,12 @@ static __global__ void __launch_bounds__(PREFILL_WARPS *WARP_LANES) attend_pages
     for (int i = 0; i < 2; i++) {
         if (!mine[i].real)
             continue;
-        float *to = o.out + (static_cast<int64_t>(mine[i].token) * o.heads + mine[i].head) * HD;
+        int64_t to = (static_cast<int64_t>(mine[i].token) * o.heads + mine[i].head) * HD;
         UNROLL
         for (int d = 0; d < HD / 8; d += 2)
             for (int j = 0; j < 2; j++) {
                 pair_of_floats x = product<C>::out(all.o + d, i, j);
-                *reinterpret_cast<pair_of_floats *>(to + d * 8 + product<C>::column(j)) =
-                    pair_of_floats{ x.a / all.l[i], x.b / all.l[i] };
+                store_pair(o, to + d * 8 + product<C>::column(j), x.a / all.l[i], x.b / all.l[i]);
             }
     }
 }
@@ -521,7 +520,7 @@ static __global__ void __launch_bounds__(COMBINE_WARPS *WARP_LANES)
     }
     for (int i = 0; i < PER_LANE; i++)
         if (HD >= WARP_LANES || lane_id() < HD)
-            o.out[item * HD + lane_id() + i * WARP_LANES] = out[i] / sum;
+            store_both(o.out, o.narrow, item * HD + lane_id() + i * WARP_LANES, out[i] / sum);
 }
 
 /* ---- choosing ---- */

@@ -327,7 +327,11 @@ template <int HD> static __global__ void __launch_bounds__(THREADS, blocks_at_on
             continue;
         int r = r0 + 8 * i;
         int64_t item = (at.begin + r / group) * static_cast<int64_t>(o.heads) + kv_head * group + r % group;
-        store_row<HD>(o.out + item * hd, x.out, i, 1 / x.sum[i], hd);
+        UNROLL
+        for (int d = 0; d < HD / 8; d++)
+            if (d * 8 < hd)
+                store_pair(o, item * hd + d * 8 + lane % 4 * 2, x.out[d][i * 2] * (1 / x.sum[i]),
+                           x.out[d][i * 2 + 1] * (1 / x.sum[i]));
         if (o.lse && lane % 4 == 0)
             o.lse[item] = x.most[i] * o.scale + logf(x.sum[i]);
     }

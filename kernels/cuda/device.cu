@@ -45,10 +45,16 @@ void cuda_note(cuda *c, int rc, const err &why)
         fail(c, "%s: %s", c->name, why.msg);
 }
 
-bool cuda_alive(cuda *c)
+static bool alive_for_product(cuda *c)
 {
     rt_enter(c->r);
     return !c->failed;
+}
+
+bool cuda_alive(cuda *c)
+{
+    c->fresh.x = nullptr;
+    return alive_for_product(c);
 }
 
 void cuda_launched(cuda *c)
@@ -64,28 +70,55 @@ static int report(cuda *c, err *e)
 
 void cuda_free(cuda *c, void *p)
 {
+    c->fresh.x = nullptr; /* the next tensor may lie where it lay */
     if (p)
         c->frees++;
     rt_free(c->r, p);
 }
 
-void *cuda_scratch(cuda *c, size_t bytes)
+void *cuda_room(cuda *c, room *r, size_t bytes)
 {
     err e;
-    if (c->scratch_bytes >= bytes)
-        return c->scratch;
+    if (r->bytes >= bytes)
+        return r->p;
     if (c->recording) { /* a first run makes room; what this one names is not enough and never run */
         c->unfit = true;
-        return c->scratch;
+        return r->p;
     }
-    cuda_free(c, c->scratch);
-    c->scratch = nullptr;
-    c->scratch_bytes = 0;
+    cuda_free(c, r->p);
+    *r = room{ nullptr, 0 };
     bytes += bytes / 4;
-    int rc = rt_alloc(c->r, &c->scratch, bytes, "work space", &e);
+    int rc = rt_alloc(c->r, &r->p, bytes, "work space", &e);
     cuda_note(c, rc, e);
-    c->scratch_bytes = rc < 0 ? 0 : bytes;
-    return c->scratch;
+    r->bytes = rc < 0 ? 0 : bytes;
+    return r->p;
+}
+
+void *cuda_scratch(cuda *c, size_t bytes)
+{
+    return cuda_room(c, &c->scratch, bytes);
+}
+
+/* Where an operation is to write the n elements of y a second time, rounded, for the products that come next; NULL:
+ * nowhere. To be called after cuda_alive. */
+static bf16 *fresh_room(cuda *c, const float *y, int64_t n)
+{
+    if (c->f32 || n <= 0)
+        return nullptr;
+    void *narrow = cuda_room(c, &c->fresh.narrow, static_cast<size_t>(n) * sizeof(bf16));
+    c->fresh.x = narrow ? y : nullptr;
+    c->fresh.n = n;
+    return static_cast<bf16 *>(narrow);
+}
+
+/* The first n elements of x rounded, where they are already and a product may take them from; else NULL. */
+static const void *rounded_already(const cuda *c, const float *x, int64_t n)
+{
+    const cuda::rounded &f = c->fresh;
+    const void *held = cuda_held(c, x, n);
+    if (held || !f.x || x < f.x || x + n > f.x + f.n || (x - f.x) % 128) /* 256 bytes */
+        return held;
+    return static_cast<const bf16 *>(f.narrow.p) + (x - f.x);
 }
 
 /* ---- memory ---- */
@@ -248,6 +281,7 @@ static recording *record_end(device *d)
     cuda *c = of(d);
     WANT("record_end", c->recording);
     c->recording = false;
+    c->fresh.x = nullptr; /* it was not written */
     recording *r = static_cast<recording *>(malloc(sizeof *r));
     rt_recording *kept = rt_record_end(c->r);
     if (r && kept && !c->unfit && !c->failed) {
@@ -409,10 +443,11 @@ static void close_device(device *d)
 {
     cuda *c = of(d);
     rt_enter(c->r);
-    rt_free(c->r, c->scratch);
+    rt_free(c->r, c->scratch.p);
     rt_free(c->r, c->failure);
+    rt_free(c->r, c->fresh.narrow.p);
     for (auto &h : c->held)
-        rt_free(c->r, h.narrow);
+        rt_free(c->r, h.narrow.p);
     rt_close(c->r);
     free(c);
 }
@@ -440,14 +475,14 @@ static void add_row(device *d, tensor *y, const weight *table, const tensor *ids
     embed_or_add(d, y, table, ids, rows, true, "add_row");
 }
 
-/* Rounds x where products are of bf16, and enqueues. */
+/* Rounds x where products are of bf16 and it is not yet, and enqueues. */
 static void multiply(cuda *c, const float *x, product_op o)
 {
     o.a = x;
     o.bf16_in = !c->f32;
     if (o.bf16_in) {
         int64_t n = static_cast<int64_t>(o.m) * o.k;
-        o.a = cuda_held(c, x, n);
+        o.a = rounded_already(c, x, n);
         if (!o.a) {
             void *rounded = cuda_scratch(c, static_cast<size_t>(n) * 2);
             if (!rounded)
@@ -457,6 +492,8 @@ static void multiply(cuda *c, const float *x, product_op o)
         }
     }
     err e;
+    if (c->fresh.x == o.y)
+        c->fresh.x = nullptr;
     cuda_note(c, rt_product(c->r, o, &e), e);
     cuda_launched(c);
 }
@@ -465,7 +502,7 @@ static void linear(device *d, tensor *y, const tensor *x, const weight *w, const
 {
     cuda *c = of(d);
     want_linear(y, x, w->rows, w->cols, bias, rows);
-    if (!cuda_alive(c) || rows <= 0)
+    if (!alive_for_product(c) || rows <= 0)
         return;
     product_op o = {};
     o.y = f32(y);
@@ -485,7 +522,7 @@ static void linear_block(device *d, tensor *y, const tensor *x, const weight *w,
 {
     cuda *c = of(d);
     want_linear_block(y, x, w->rows, w->cols, row, rows, col, cols);
-    if (!cuda_alive(c) || rows <= 0 || cols <= 0)
+    if (!alive_for_product(c) || rows <= 0 || cols <= 0)
         return;
     int64_t first = col / 64 * 64, end = (col + cols + 63) / 64 * 64, n = w->rows, k = w->cols;
     end = end < n ? end : n;
@@ -509,7 +546,8 @@ static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, floa
     want_rmsnorm(y, x, g, rows, cols);
     if (!cuda_alive(c))
         return;
-    op_rmsnorm(rt_stream(c->r), f32(y), f32(x), nullptr, f32(g), eps, rows, cols);
+    bf16 *narrow = fresh_room(c, f32(y), static_cast<int64_t>(rows) * cols);
+    op_rmsnorm(rt_stream(c->r), f32(y), narrow, f32(x), f32(g), eps, rows, cols);
     cuda_launched(c);
 }
 
@@ -520,7 +558,8 @@ static void layernorm(device *d, tensor *y, const tensor *x, const tensor *g, co
     want_layernorm(y, x, g, b, rows, cols);
     if (!cuda_alive(c))
         return;
-    op_layernorm(rt_stream(c->r), f32(y), f32(x), f32(g), f32(b), eps, rows, cols);
+    bf16 *narrow = fresh_room(c, f32(y), static_cast<int64_t>(rows) * cols);
+    op_layernorm(rt_stream(c->r), f32(y), narrow, f32(x), f32(g), f32(b), eps, rows, cols);
     cuda_launched(c);
 }
 
@@ -540,7 +579,8 @@ static void silu_mul(device *d, tensor *y, const tensor *gate_up, int rows, int 
     want_silu_mul(y, gate_up, rows, cols);
     if (!cuda_alive(c))
         return;
-    op_silu_mul(rt_stream(c->r), f32(y), f32(gate_up), rows, cols);
+    bf16 *narrow = fresh_room(c, f32(y), static_cast<int64_t>(rows) * cols);
+    op_silu_mul(rt_stream(c->r), f32(y), narrow, f32(gate_up), rows, cols);
     cuda_launched(c);
 }
 
@@ -550,7 +590,8 @@ static void gelu(device *d, tensor *y, const tensor *x, int64_t n)
     want_pair("gelu", y, x, n);
     if (!cuda_alive(c))
         return;
-    op_gelu(rt_stream(c->r), f32(y), f32(x), n);
+    bf16 *narrow = fresh_room(c, f32(y), n);
+    op_gelu(rt_stream(c->r), f32(y), narrow, f32(x), n);
     cuda_launched(c);
 }
 
@@ -630,6 +671,7 @@ static void attend(device *d, const attend_args *a)
     if (attend_mma_takes(o)) {
         bool decode = a->rows <= a->nseq; /* a guess at the shape: both ways give the same bits for any batch */
         void *parts = cuda_scratch(c, attend_mma_scratch(o, decode));
+        o.narrow = fresh_room(c, o.out, static_cast<int64_t>(o.rows) * o.heads * o.head_dim);
         if (c->failed)
             return;
         op_attend_mma(rt_stream(c->r), o, decode, parts);
@@ -656,10 +698,11 @@ void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse)
     if (!cuda_alive(c) || a->rows == 0)
         return;
     if (!c->f32 && attend_varlen_takes(o)) {
-        void *narrow = cuda_scratch(c, attend_varlen_scratch(o, false));
-        if (!narrow)
+        void *qkv = cuda_scratch(c, attend_varlen_scratch(o, false));
+        o.narrow = fresh_room(c, o.out, static_cast<int64_t>(o.rows) * o.heads * o.head_dim);
+        if (!qkv || c->failed)
             return;
-        op_attend_varlen(rt_stream(c->r), o, narrow);
+        op_attend_varlen(rt_stream(c->r), o, qkv);
     } else {
         op_attend(rt_stream(c->r), o);
     }

@@ -12,6 +12,11 @@ struct weight {
     int64_t rows, cols;
 };
 
+struct room { /* grows with what is asked for */
+    void *p;
+    size_t bytes;
+};
+
 struct cuda {
     struct device d; /* first */
     char name[32];
@@ -19,17 +24,15 @@ struct cuda {
     bool f32; /* matrices and caches hold float */
     bool failed;
     err reason;
-    void *scratch;
-    size_t scratch_bytes;
+    struct room scratch;
     uint64_t frees;        /* of device memory so far: a recording of before may name what is gone */
     bool recording, unfit; /* unfit: what is being recorded cannot be kept */
     int32_t *failure;      /* [2], device: see sample_op */
-    struct {
-        const float *x; /* NULL: free */
+    struct rounded {
+        const float *x; /* NULL: none */
         int64_t n;
-        void *narrow; /* x rounded; the memory stays for the next */
-        size_t bytes;
-    } held[HELD_TENSORS];
+        struct room narrow;      /* x rounded; the memory stays for the next */
+    } held[HELD_TENSORS], fresh; /* what the last operation, products aside, wrote for them */
 };
 
 static inline cuda *of(device *d)
@@ -38,10 +41,11 @@ static inline cuda *of(device *d)
 }
 
 void cuda_note(cuda *c, int rc, const err &why); /* a failure of the machine */
-bool cuda_alive(cuda *c);                        /* enters the device; false: it has failed */
+bool cuda_alive(cuda *c);                        /* enters the device; false: it has failed. Nothing is fresh now. */
 void cuda_launched(cuda *c);
 /* Work space for one operation; NULL: there is none, and the device has failed. */
 void *cuda_scratch(cuda *c, size_t bytes);
+void *cuda_room(cuda *c, struct room *r, size_t bytes); /* the same of another room */
 /* The first n elements of x rounded, where x is held; else NULL. */
 const void *cuda_held(const cuda *c, const float *x, int64_t n);
 void cuda_free(cuda *c, void *p);

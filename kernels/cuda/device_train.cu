@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include <utility>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/train_ops.h"
 
@@ -133,24 +135,21 @@ static void hold(device *d, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
     want_hold(x, n);
-    if (c->f32 || !cuda_alive(c))
+    bool fresh = c->fresh.x == f32(x) && c->fresh.n >= n;
+    if (!cuda_alive(c) || c->f32)
         return;
     for (auto &h : c->held) {
         if (h.x)
             continue;
-        size_t bytes = static_cast<size_t>(n) * sizeof(bf16);
-        if (h.bytes < bytes) {
-            err e;
-            cuda_free(c, h.narrow);
-            h.narrow = nullptr;
-            int rc = rt_alloc(c->r, &h.narrow, bytes, "work space", &e);
-            cuda_note(c, rc, e);
-            h.bytes = rc < 0 ? 0 : bytes;
-            if (rc < 0)
+        if (fresh) {
+            std::swap(h.narrow, c->fresh.narrow);
+        } else {
+            void *narrow = cuda_room(c, &h.narrow, static_cast<size_t>(n) * sizeof(bf16));
+            if (c->failed)
                 return;
+            if (!PLANTED(PLANT_HELD_ON) || h.n != n)
+                op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(narrow), f32(x), n);
         }
-        if (!PLANTED(PLANT_HELD_ON) || h.n != n)
-            op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(h.narrow), f32(x), n);
         h.x = f32(x);
         h.n = n;
         cuda_launched(c);
@@ -170,7 +169,7 @@ const void *cuda_held(const cuda *c, const float *x, int64_t n)
 {
     for (auto &h : c->held)
         if (h.x == x && h.n >= n)
-            return h.narrow;
+            return h.narrow.p;
     return nullptr;
 }
 

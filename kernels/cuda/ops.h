@@ -10,15 +10,24 @@ extern "C" {
 #include "kernels/kernels.h"
 }
 
+/* What a product takes is written twice: as it is, and rounded unless `narrow` is NULL. */
+static __device__ __forceinline__ void store_both(float *y, bf16 *narrow, int64_t i, float v)
+{
+    y[i] = v;
+    if (narrow)
+        narrow[i] = bf16_of_float(v);
+}
+
 /* ---- rows.cu ---- */
 void op_embed(stream_t st, float *y, const void *table, bool table_bf16, const int32_t *ids, int rows, int cols,
               bool add);
-/* y = rmsnorm(x) g. With residual: first x += residual, in place. */
-void op_rmsnorm(stream_t st, float *y, float *x, const float *residual, const float *g, float eps, int rows, int cols);
-void op_layernorm(stream_t st, float *y, const float *x, const float *g, const float *b, float eps, int rows, int cols);
+/* narrow: y rounded, or NULL. The same in attend_op below. */
+void op_rmsnorm(stream_t st, float *y, bf16 *narrow, const float *x, const float *g, float eps, int rows, int cols);
+void op_layernorm(stream_t st, float *y, bf16 *narrow, const float *x, const float *g, const float *b, float eps,
+                  int rows, int cols);
 void op_add(stream_t st, float *y, const float *x, int64_t n);
-void op_silu_mul(stream_t st, float *y, const float *gate_up, int rows, int cols);
-void op_gelu(stream_t st, float *y, const float *x, int64_t n);
+void op_silu_mul(stream_t st, float *y, bf16 *narrow, const float *gate_up, int rows, int cols);
+void op_gelu(stream_t st, float *y, bf16 *narrow, const float *x, int64_t n);
 void op_gather(stream_t st, float *y, const float *x, const int32_t *index, int n, int cols);
 void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n);
 /* y = a b^T + bias, or += . Both operands are bf16, or both float; a turned one lies the other way round in memory. */
@@ -58,6 +67,7 @@ void op_decode_inputs(stream_t st, const decode_inputs_op &o);
 /* ---- attend.cu, attend_mma.cu ---- */
 struct attend_op {
     float *out;
+    bf16 *narrow; /* written by the tensor cores' kernels only */
     const float *qkv;
     const void *k, *v;                              /* paged: caches; else NULL: keys and values lie in qkv */
     enum dtype cache;                               /* F32, BF16, F8 */
@@ -70,6 +80,13 @@ struct attend_op {
     bool causal;
     float *lse; /* [rows, heads] log of the sum of e^score: op_attend writes it unless NULL, the way back reads it */
 };
+/* Two neighbours of out, the first at an even place. */
+static __device__ __forceinline__ void store_pair(const attend_op &o, int64_t at, float a, float b)
+{
+    *reinterpret_cast<pair_of_floats *>(o.out + at) = pair_of_floats{ a, b };
+    if (o.narrow)
+        *reinterpret_cast<uint32_t *>(o.narrow + at) = bf16_pair(a, b);
+}
 /* The last sequence that begins at or before row t: empty ones before it are skipped. */
 static __device__ __forceinline__ int sequence_of(const int32_t *begin, int nseq, int t)
 {

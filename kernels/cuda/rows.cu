@@ -68,53 +68,77 @@ void op_gather(stream_t st, float *y, const float *x, const int32_t *index, int 
 
 /* ---- norms ---- */
 
+/* A thread's elements of a row. The first so many are read at once and kept: a row of the usual width is waited for
+ * once. Wider ones are read again. */
+enum { KEPT = 16 };
+
+struct row_part {
+    const float *row;
+    int cols;
+    float kept[KEPT];
+
+    __device__ __forceinline__ row_part(const float *from, int n) : row(from), cols(n)
+    {
+        UNROLL
+        for (int j = 0; j < KEPT; j++) {
+            int i = static_cast<int>(threadIdx.x) + j * ROW_THREADS;
+            kept[j] = i < cols ? row[i] : 0;
+        }
+    }
+    template <class F> __device__ __forceinline__ void each(F f) const
+    {
+        UNROLL
+        for (int j = 0; j < KEPT; j++) {
+            int i = static_cast<int>(threadIdx.x) + j * ROW_THREADS;
+            if (i < cols)
+                f(i, kept[j]);
+        }
+        for (int i = static_cast<int>(threadIdx.x) + KEPT * ROW_THREADS; i < cols; i += ROW_THREADS)
+            f(i, row[i]);
+    }
+};
+
 static __global__ void __launch_bounds__(ROW_THREADS)
-    rmsnorm_rows(float *y, float *x, const float *residual, const float *g, float eps, int cols)
+    rmsnorm_rows(float *__restrict__ y, bf16 *__restrict__ narrow, const float *__restrict__ x,
+                 const float *__restrict__ g, float eps, int cols)
 {
     SHARED(float, sums, ROW_THREADS / WARP_LANES);
-    float *in = x + static_cast<int64_t>(blockIdx.x) * cols, *out = y + static_cast<int64_t>(blockIdx.x) * cols;
+    int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
+    row_part in(x + row, cols);
     float ss = 0;
-    if (residual)
-        residual += static_cast<int64_t>(blockIdx.x) * cols;
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS) {
-        float v = in[i];
-        if (residual)
-            in[i] = v += residual[i];
-        ss = fmaf(v, v, ss);
-    }
+    in.each([&](int, float v) { ss = fmaf(v, v, ss); });
     if (PLANTED(PLANT_DIVERGED) && threadIdx.x < ROW_THREADS / 2)
         SYNC_BLOCK();
     float r = 1 / sqrtf(block_sum(ss, sums) / static_cast<float>(cols) + eps);
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
-        out[i] = in[i] * r * g[i]; /* each thread reads what it wrote itself: no barrier */
+    in.each([&](int i, float v) { store_both(y, narrow, row + i, v * r * g[i]); });
 }
 
-void op_rmsnorm(stream_t st, float *y, float *x, const float *residual, const float *g, float eps, int rows, int cols)
+void op_rmsnorm(stream_t st, float *y, bf16 *narrow, const float *x, const float *g, float eps, int rows, int cols)
 {
     if (rows > 0)
-        LAUNCH(rmsnorm_rows, rows, ROW_THREADS, 0, st, y, x, residual, g, eps, cols);
+        LAUNCH(rmsnorm_rows, rows, ROW_THREADS, 0, st, y, narrow, x, g, eps, cols);
 }
 
 static __global__ void __launch_bounds__(ROW_THREADS)
-    layernorm_rows(float *y, const float *x, const float *g, const float *b, float eps, int cols)
+    layernorm_rows(float *__restrict__ y, bf16 *__restrict__ narrow, const float *__restrict__ x,
+                   const float *__restrict__ g, const float *__restrict__ b, float eps, int cols)
 {
     SHARED(float, sums, ROW_THREADS / WARP_LANES);
-    const float *in = x + static_cast<int64_t>(blockIdx.x) * cols;
-    float *out = y + static_cast<int64_t>(blockIdx.x) * cols, sum = 0, var = 0;
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
-        sum += in[i];
+    int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
+    row_part in(x + row, cols);
+    float sum = 0, var = 0;
+    in.each([&](int, float v) { sum += v; });
     float mean = block_sum(sum, sums) / static_cast<float>(cols);
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
-        var = fmaf(in[i] - mean, in[i] - mean, var);
+    in.each([&](int, float v) { var = fmaf(v - mean, v - mean, var); });
     float r = 1 / sqrtf(block_sum(var, sums) / static_cast<float>(cols) + eps);
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += ROW_THREADS)
-        out[i] = fmaf((in[i] - mean) * r, g[i], b[i]);
+    in.each([&](int i, float v) { store_both(y, narrow, row + i, fmaf((v - mean) * r, g[i], b[i])); });
 }
 
-void op_layernorm(stream_t st, float *y, const float *x, const float *g, const float *b, float eps, int rows, int cols)
+void op_layernorm(stream_t st, float *y, bf16 *narrow, const float *x, const float *g, const float *b, float eps,
+                  int rows, int cols)
 {
     if (rows > 0)
-        LAUNCH(layernorm_rows, rows, ROW_THREADS, 0, st, y, x, g, b, eps, cols);
+        LAUNCH(layernorm_rows, rows, ROW_THREADS, 0, st, y, narrow, x, g, b, eps, cols);
 }
 
 /* ---- element by element ---- */
@@ -138,39 +162,39 @@ void op_add(stream_t st, float *y, const float *x, int64_t n)
 
 /* A block takes a piece of a row: no element is divided to find out where it lies. */
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    silu_mul_rows(float *__restrict__ y, const float *__restrict__ gate_up, int cols)
+    silu_mul_rows(float *__restrict__ y, bf16 *__restrict__ narrow, const float *__restrict__ gate_up, int cols)
 {
-    const float *gate = gate_up + static_cast<int64_t>(blockIdx.x) * 2 * cols, *up = gate + cols;
-    float *to = y + static_cast<int64_t>(blockIdx.x) * cols;
+    int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
+    const float *gate = gate_up + 2 * row, *up = gate + cols;
     each_of_piece(
         blockIdx.y, cols,
         [&](int64_t i) {
             return two{ gate[i], up[i] };
         },
-        [&](int64_t i, two v) { to[i] = v.a / (1 + expf(-v.a)) * v.b; });
+        [&](int64_t i, two v) { store_both(y, narrow, row + i, v.a / (1 + expf(-v.a)) * v.b); });
     if (PLANTED(PLANT_PAST_THE_END) && blockIdx.x + 1 == gridDim.x && threadIdx.x == 0)
-        to[cols] = 0;
+        y[row + cols] = 0;
 }
 
-void op_silu_mul(stream_t st, float *y, const float *gate_up, int rows, int cols)
+void op_silu_mul(stream_t st, float *y, bf16 *narrow, const float *gate_up, int rows, int cols)
 {
     if (rows > 0 && cols > 0)
-        LAUNCH(silu_mul_rows, dim3(static_cast<unsigned>(rows), flat_pieces(cols)), FLAT_THREADS, 0, st, y, gate_up,
-               cols);
+        LAUNCH(silu_mul_rows, dim3(static_cast<unsigned>(rows), flat_pieces(cols)), FLAT_THREADS, 0, st, y, narrow,
+               gate_up, cols);
 }
 
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    gelu_flat(float *__restrict__ y, const float *__restrict__ x, int64_t n)
+    gelu_flat(float *__restrict__ y, bf16 *__restrict__ narrow, const float *__restrict__ x, int64_t n)
 {
     each_of_piece(
         blockIdx.x, n, [&](int64_t i) { return x[i]; },
-        [&](int64_t i, float v) { y[i] = 0.5f * v * (1 + erff(v * 0.70710678118654752f)); });
+        [&](int64_t i, float v) { store_both(y, narrow, i, 0.5f * v * (1 + erff(v * 0.70710678118654752f))); });
 }
 
-void op_gelu(stream_t st, float *y, const float *x, int64_t n)
+void op_gelu(stream_t st, float *y, bf16 *narrow, const float *x, int64_t n)
 {
     if (n > 0)
-        LAUNCH(gelu_flat, flat_pieces(n), FLAT_THREADS, 0, st, y, x, n);
+        LAUNCH(gelu_flat, flat_pieces(n), FLAT_THREADS, 0, st, y, narrow, x, n);
 }
 
 static __global__ void __launch_bounds__(FLAT_THREADS)

@@ -373,6 +373,52 @@ static void rows_alone(struct device *d, struct device *o)
     weights_drop(d, o, &w);
 }
 
+/* A bf16 device rounds what it multiplies, at best where it is made: a product must never take what was there before.
+ * Between two operations a tensor is freed or not: after that nothing is known of any. */
+static float *rounded(struct device *d, struct device *o, bool freed)
+{
+    enum { ROWS = 5, N = 64 };
+    struct source s = source_of(11);
+    struct weights w = weights_of(d, o, &s, (enum dtype[]){ DTYPE_BF16, DTYPE_BF16 }, 2, N - 2, N);
+    struct both x = put_random(d, o, &s, ROWS, N, 1), g = put_random(d, o, &s, 1, N, 1),
+                a = put_random(d, o, &s, ROWS, N, 1), b = put_random(d, o, &s, ROWS, N, 1),
+                y = put_random(d, o, &s, ROWS, N, 1);
+    struct both all[] = { x, g, a, b, y };
+    float ones[ROWS * N];
+    for (int i = 0; i < ROWS * N; i++)
+        ones[i] = 1;
+    d->linear(d, b.d, x.d, w.d, NULL, ROWS, false); /* room is made, which would round anew too */
+    for (int i = 0; i < 8; i++) {
+        if (i == 0 || i == 4 || i == 6)
+            d->rmsnorm(d, a.d, x.d, g.d, 1e-6f, ROWS, N);
+        else if (i == 1)
+            d->linear(d, b.d, a.d, w.d, NULL, ROWS, false);
+        else if (i == 2)
+            d->linear(d, a.d, b.d, w.d, NULL, ROWS, true); /* over what was rounded */
+        else if (i == 5)
+            d->add(d, a.d, x.d, ROWS * N);
+        else if (i == 7)
+            d->tensor_write(d, a.d, 0, ones, ROWS * N);
+        if (freed)
+            d->tensor_free(d, floats_of(d, 1, N, NULL));
+        if (i == 3 || i == 5 || i == 7)
+            d->linear(d, y.d, a.d, w.d, NULL, ROWS, true);
+    }
+    float *got = floats_back(d, y.d);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        drop(d, o, all[i]);
+    weights_drop(d, o, &w);
+    return got;
+}
+
+static void rounded_anew(struct device *d, struct device *o)
+{
+    float *got = rounded(d, o, false), *want = rounded(d, o, true);
+    same_floats("products of what was written anew", got, want, 5 * 64, 0, 0);
+    free(got);
+    free(want);
+}
+
 static void test_planted(void **state)
 {
     (void)state;
@@ -408,6 +454,7 @@ int main(void)
         CHECK_BF16(embedding_and_linear),
         CHECK(rows_alone),
         CHECK_BF16(rows_alone),
+        CHECK_BF16(rounded_anew),
         CHECK(step_inputs),
         CHECK(log_probabilities),
         CHECK(empty),
