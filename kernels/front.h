@@ -140,7 +140,8 @@ static inline void want_attend(const struct attend_args *a)
     WANT("attend", is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
     WANT("attend", are_caches(a->k, a->v, kv) && a->page_table->dtype == DTYPE_I32);
     WANT("attend", holds(a->seq_slot, DTYPE_I32, a->nseq) && holds(a->context, DTYPE_I32, a->nseq));
-    WANT("attend", holds(a->q_begin, DTYPE_I32, a->nseq + 1));
+    WANT("attend", holds(a->q_begin, DTYPE_I32, a->nseq + 1) && a->singles >= 0);
+    WANT("attend", a->singles <= a->nseq && a->singles <= a->rows);
 }
 
 static inline void want_attend_varlen(const char *op, const struct attend_varlen_args *a)

@@ -68,6 +68,7 @@ struct attend_args {
     float scale;
     int window;  /* > 0: a query at i sees keys j with i - window < j <= i */
     int longest; /* no context is longer; 0: not known. What a device takes room for. */
+    int singles; /* so many sequences at the beginning have one row each, as when others decode beside prompts; or 0 */
 };
 
 /* ---- attention without a cache: scoring, encoders, training ---- */

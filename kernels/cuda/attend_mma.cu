@@ -536,10 +536,10 @@ static int splits_of(const attend_op &o)
     return (o.longest + ATTEND_SPLIT - 1) / ATTEND_SPLIT;
 }
 
-size_t attend_mma_scratch(const attend_op &o, bool decode)
+size_t attend_mma_scratch(const attend_op &o)
 {
     size_t parts = static_cast<size_t>(o.rows) * static_cast<size_t>(o.heads) * static_cast<size_t>(splits_of(o));
-    return decode ? parts * static_cast<size_t>(o.head_dim + 2) * sizeof(float) : 0;
+    return parts * static_cast<size_t>(o.head_dim + 2) * sizeof(float);
 }
 
 template <int HD, class C> static void launch_pages(stream_t st, const attend_op &o, float scale2)

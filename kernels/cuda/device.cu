@@ -650,6 +650,26 @@ template <class A> static attend_op attention_of(const A &a)
     return o;
 }
 
+/* The first so many sequences have one row each and go the way of decoding, the others that of prompts; both ways give
+ * the same bits for any batch. */
+static void attend_tensor_cores(cuda *c, const attend_op &o, int singles)
+{
+    attend_op one = o, more = o;
+    one.nseq = singles;
+    one.rows = singles < o.nseq ? singles : o.rows;
+    more.begin += one.nseq;
+    more.seq_slot += one.nseq;
+    more.context += one.nseq;
+    more.nseq -= one.nseq;
+    more.rows -= one.rows;
+    void *parts = cuda_scratch(c, attend_mma_scratch(one));
+    one.narrow = more.narrow = fresh_room(c, o.out, static_cast<int64_t>(o.rows) * o.heads * o.head_dim);
+    if (c->failed)
+        return;
+    op_attend_mma(rt_stream(c->r), one, true, parts);
+    op_attend_mma(rt_stream(c->r), more, false, nullptr);
+}
+
 static void attend(device *d, const attend_args *a)
 {
     cuda *c = of(d);
@@ -669,12 +689,7 @@ static void attend(device *d, const attend_args *a)
     o.begin = i32(a->q_begin);
     o.causal = true;
     if (attend_mma_takes(o)) {
-        bool decode = a->rows <= a->nseq; /* a guess at the shape: both ways give the same bits for any batch */
-        void *parts = cuda_scratch(c, attend_mma_scratch(o, decode));
-        o.narrow = fresh_room(c, o.out, static_cast<int64_t>(o.rows) * o.heads * o.head_dim);
-        if (c->failed)
-            return;
-        op_attend_mma(rt_stream(c->r), o, decode, parts);
+        attend_tensor_cores(c, o, a->rows <= a->nseq ? a->nseq : a->singles); /* of the first a guess at the shape */
     } else {
         op_attend(rt_stream(c->r), o);
     }

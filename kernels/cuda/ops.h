@@ -101,21 +101,23 @@ static __device__ __forceinline__ int sequence_of(const int32_t *begin, int nseq
     return lo;
 }
 /* Tiles of `each` packed rows (token, head of the group), the sequences' one behind the other. Every sequence may leave
- * one unfilled, so sequence s begins at tile number begin[s] group / each + s, which a search finds; some are empty. */
+ * one unfilled, so sequence s begins at tile number (begin[s] - begin[0]) group / each + s, which a search finds; some
+ * are empty. */
 struct packed_tile {
     int sequence, begin, tokens, first_row; /* tokens of the sequence, 0: none in this tile; packed row in it */
 };
 static __device__ __forceinline__ packed_tile packed_tile_at(const attend_op &o, int group, int each, int tile)
 {
-    int lo = 0, hi = o.nseq;
+    int lo = 0, hi = o.nseq, zero = o.begin[0];
     while (hi - lo > 1) {
         int mid = lo + (hi - lo) / 2;
-        if (o.begin[mid] * group / each + mid <= tile)
+        if ((o.begin[mid] - zero) * group / each + mid <= tile)
             lo = mid;
         else
             hi = mid;
     }
-    int begin = o.begin[lo], tokens = o.begin[lo + 1] - begin, first = (tile - begin * group / each - lo) * each;
+    int begin = o.begin[lo], tokens = o.begin[lo + 1] - begin;
+    int first = (tile - (begin - zero) * group / each - lo) * each;
     return packed_tile{ lo, begin, first < tokens * group ? tokens : 0, first };
 }
 static inline unsigned packed_tiles(const attend_op &o, int group, int each)
@@ -125,10 +127,10 @@ static inline unsigned packed_tiles(const attend_op &o, int group, int each)
 /* Any head_dim and cache, float sums. */
 void op_attend(stream_t st, const attend_op &o);
 /* bf16 or e4m3 cache and head_dim 16, 32, 64 or 128: tensor cores. Split-KV with ATTEND_SPLIT positions a split when
- * every sequence has one row, one pass otherwise; both give the same bits. */
+ * `decode`, a good way when every sequence has one row, one pass otherwise; both give the same bits. */
 enum { ATTEND_SPLIT = 256 };
 bool attend_mma_takes(const attend_op &o);
-size_t attend_mma_scratch(const attend_op &o, bool decode); /* bytes of op_attend_mma's scratch */
+size_t attend_mma_scratch(const attend_op &o); /* bytes of op_attend_mma's scratch, when decoding */
 void op_attend_mma(stream_t st, const attend_op &o, bool decode, void *scratch);
 
 /* ---- attend_varlen.cu: the same without a cache, operands rounded to bf16, heads of 8, 16 .. 128 ---- */

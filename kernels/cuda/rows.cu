@@ -239,7 +239,7 @@ void op_product_plain(stream_t st, const product_op &o)
         LAUNCH((product_flat<float>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
 }
 
-/* ---- q/k norm, rotation, append: one block a token, a warp takes head after head ---- */
+/* ---- q/k norm, rotation, append: a warp a head ---- */
 
 enum { ROPE_WARPS = 8 };
 
@@ -289,7 +289,8 @@ template <class C> static __global__ void __launch_bounds__(ROPE_WARPS *WARP_LAN
     const float *sine = o.sin + static_cast<int64_t>(o.table_row[t]) * half;
     int64_t to = o.k_cache ? o.cache_row[t] * kv : -1;
     C *keys = to < 0 ? nullptr : static_cast<C *>(o.k_cache), *values = to < 0 ? nullptr : static_cast<C *>(o.v_cache);
-    for (int h = warp_id(); h < o.heads + 2 * o.kv_heads; h += ROPE_WARPS) {
+    int h = static_cast<int>(blockIdx.y) * ROPE_WARPS + warp_id();
+    if (h < o.heads + 2 * o.kv_heads) {
         float *x = row + static_cast<int64_t>(h) * hd;
         int kv_head = h - o.heads;
         if (kv_head < 0)
@@ -304,14 +305,16 @@ template <class C> static __global__ void __launch_bounds__(ROPE_WARPS *WARP_LAN
 
 void op_rope(stream_t st, const rope_op &o)
 {
+    dim3 grid(static_cast<unsigned>(o.rows),
+              static_cast<unsigned>((o.heads + 2 * o.kv_heads + ROPE_WARPS - 1) / ROPE_WARPS));
     if (o.rows <= 0)
         return;
     if (o.cache == DTYPE_BF16)
-        LAUNCH((rope_rows<bf16>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
+        LAUNCH((rope_rows<bf16>), grid, ROPE_WARPS * WARP_LANES, 0, st, o);
     else if (o.cache == DTYPE_F8)
-        LAUNCH((rope_rows<f8>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
+        LAUNCH((rope_rows<f8>), grid, ROPE_WARPS * WARP_LANES, 0, st, o);
     else
-        LAUNCH((rope_rows<float>), o.rows, ROPE_WARPS * WARP_LANES, 0, st, o);
+        LAUNCH((rope_rows<float>), grid, ROPE_WARPS * WARP_LANES, 0, st, o);
 }
 
 /* ---- inputs of the next decode step ---- */

@@ -117,6 +117,7 @@ static void enqueue_forward(struct engine *g, int decode, const struct logit_blo
         .q_begin = g->nrows ? g->q_begin : g->q_begin_decode,
         .context = g->context,
         .longest = g->longest,
+        .singles = decode,
         .logit_rows = decode,
         .logits = g->logits,
         .block = block,

@@ -48,7 +48,8 @@ static void attend(struct model *m, const struct pass *p, int layer)
                                                   .head_dim = c->head_dim,
                                                   .scale = scale,
                                                   .window = c->window[layer],
-                                                  .longest = p->b->longest });
+                                                  .longest = p->b->longest,
+                                                  .singles = p->b->singles });
     else
         m->d->attend_varlen(m->d, &(struct attend_varlen_args){ .out = m->s.att,
                                                                 .qkv = m->s.qkv,

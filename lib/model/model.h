@@ -108,6 +108,7 @@ struct model_batch {
     const struct tensor *q_begin;     /* I32 [nseq + 1] */
     const struct tensor *context;     /* I32 [nseq] */
     int longest;                      /* no context is longer; 0: not known */
+    int singles;                      /* so many sequences at the beginning have one row each */
     int logit_rows;                   /* how many rows want logits; 0: none */
     const struct tensor *logit_index; /* I32 [logit_rows]: which rows; NULL: rows 0..logit_rows-1 */
     struct tensor *logits;            /* F32 [>= logit_rows, V] */

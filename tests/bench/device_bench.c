@@ -195,8 +195,8 @@ static void attention(const char *name, enum dtype type, int nseq, int rows, int
                            ints(nseq, 1, slot),
                            ints(nseq + 1, 1, begin),
                            ints(nseq, 1, contexts) };
-    struct attend_args a = { t[0], t[1],        t[2],    t[3],       t[4], t[5], t[6], t[7],
-                             nseq, nseq * rows, m.heads, m.kv_heads, m.hd, 0.1f, 0,    context };
+    struct attend_args a = { t[0],        t[1],    t[2],       t[3], t[4], t[5], t[6],    t[7], nseq,
+                             nseq * rows, m.heads, m.kv_heads, m.hd, 0.1f, 0,    context, 0 };
     char shape[64];
     snprintf(shape, sizeof shape, "%d x %d rows, context %d", nseq, rows, context);
     double bytes =

@@ -189,7 +189,9 @@ static void bench_attention(const char *name, int nseq, int rows_each, int conte
     }
     for (int64_t i = 0; i < k->rows * kv; i++)
         f32(k)[i] = f32(v)[i] = (float)(i % 13) * 0.1f - 0.6f;
-    struct attend_args a = { out, qkv, k, v, table, slot, begin, ctx, nseq, rows, heads, kv_heads, hd, 0.125f, 0, 0 };
+    struct attend_args a = {
+        out, qkv, k, v, table, slot, begin, ctx, nseq, rows, heads, kv_heads, hd, 0.125f, 0, 0, 0
+    };
     double best = 1e9, start = seconds(), pairs = (double)rows * (context - (rows_each - 1) / 2.0);
     for (int rep = 0; rep < 2000 && seconds() - start < 0.5; rep++) {
         double t = seconds();

@@ -53,7 +53,7 @@ static void one_batch(struct device *d, struct device *o, struct shape s, int ns
     free(b.qkv);
 }
 
-static const int lengths[] = { 1, 33, 0, 31, 32, 7, 65 };
+static const int lengths[] = { 1, 33, 0, 31, 32, 7, 65 }; /* the first a single: a call of both ways */
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
 
 static void float_pages(struct device *d, struct device *o)

@@ -138,7 +138,9 @@ static inline void paged_call(struct device *d, const struct batch *b, const str
         context[s] = to[s] > 0 ? to[s] : 1;
         longest = context[s] > longest ? context[s] : longest;
     }
-    int rows = begin[b->nseq];
+    int rows = begin[b->nseq], singles = 0;
+    while (singles < b->nseq && begin[singles + 1] == singles + 1)
+        singles++;
     if (rows == 0)
         return;
     float *q = xcalloc((size_t)(rows * b->width), sizeof *q);
@@ -147,9 +149,11 @@ static inline void paged_call(struct device *d, const struct batch *b, const str
                (size_t)((to[s] - from[s]) * b->width) * sizeof *q);
     struct tensor *o = floats_of(d, rows, b->q_width, NULL), *qkv = floats_of(d, rows, b->width, q);
     struct tensor *tb = ints_of(d, b->nseq + 1, 1, begin), *tc = ints_of(d, b->nseq, 1, context);
-    struct attend_args a = { o,           qkv,     c->k, c->v,       c->table,      c->slot, tb,
-                             tc,          b->nseq, rows, b->s.heads, b->s.kv_heads, b->s.hd, 1 / sqrtf((float)b->s.hd),
-                             b->s.window, longest };
+    struct attend_args a = {
+        o,           qkv,     c->k,   c->v,       c->table,      c->slot, tb,
+        tc,          b->nseq, rows,   b->s.heads, b->s.kv_heads, b->s.hd, 1 / sqrtf((float)b->s.hd),
+        b->s.window, longest, singles
+    };
     d->attend(d, &a);
     float *r = floats_back(d, o);
     for (int s = 0; s < b->nseq; s++)

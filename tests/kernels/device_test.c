@@ -124,7 +124,7 @@ static void test_packing(void **state)
 
 static void one_step(struct device *d, struct tensor **t, struct weight *w, int rows)
 {
-    struct attend_args a = { t[1], t[2], t[3], t[3], t[4], t[5], t[6], t[7], 2, 2, 2, 1, 32, 1, 0, 0 };
+    struct attend_args a = { t[1], t[2], t[3], t[3], t[4], t[5], t[6], t[7], 2, 2, 2, 1, 32, 1, 0, 0, 0 };
     struct sample_args s = { t[8], t[5], t[9], NULL, t[10], NULL, 2, 300 };
     struct read_ticket *r;
     struct err e = { "" };
