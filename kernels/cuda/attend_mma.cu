@@ -159,7 +159,7 @@ template <> struct product<bf16> {
             UNROLL
             for (int n = 0; n < TILE_KEYS / 8; n += 2) {
                 uint32_t b[4];
-                ldmatrix4(b, &in.k[n * 8 + row][k * 16 + lane / 8 % 2 * 8]);
+                ldmatrix4(b, &in.k[n * 8 + row][k * 16 + lane / 8 % 2 * 8 + PLANTED(PLANT_ASKEW)]);
                 mma_bf16(s[n], q[k], b[0], b[1]);
                 mma_bf16(s[n + 1], q[k], b[2], b[3]);
             }
@@ -193,7 +193,10 @@ static __device__ __forceinline__ void widen(const uint32_t four[4], uint32_t ev
         odd[i] = bf16_pair_of_f8(four[i] >> 8 & 0x00ff00ffu);
         nans |= f8_nans(four[i]);
     }
-    for (int i = 0; nans && i < 4; i++) { /* came out as 480, which these bits make a NaN */
+    if (!nans)
+        return;
+    UNROLL
+    for (int i = 0; i < 4; i++) { /* came out as 480, which these bits make a NaN */
         even[i] |= (f8_nans(four[i]) >> 7 & 0x00010001u) * 0x7fc0u;
         odd[i] |= (f8_nans(four[i]) >> 15 & 0x00010001u) * 0x7fc0u;
     }
@@ -391,16 +394,19 @@ static __global__ void __launch_bounds__(PREFILL_WARPS *WARP_LANES) attend_pages
                                           for (int i = 0; i < 4; i++)
                                               all.o[d][i] = joined(all.o[d][i], keep[i / 2], now.o[d][i], take[i / 2]);
                                   });
+    UNROLL
     for (int i = 0; i < 2; i++) {
         if (!mine[i].real)
             continue;
         int64_t to = (static_cast<int64_t>(mine[i].token) * o.heads + mine[i].head) * HD;
         UNROLL
-        for (int d = 0; d < HD / 8; d += 2)
+        for (int d = 0; d < HD / 8; d += 2) {
+            UNROLL
             for (int j = 0; j < 2; j++) {
                 pair_of_floats x = product<C>::out(all.o + d, i, j);
                 store_pair(o, to + d * 8 + product<C>::column(j), x.a / all.l[i], x.b / all.l[i]);
             }
+        }
     }
 }
 

@@ -129,8 +129,12 @@ template <int HD, int N>
 static __device__ __forceinline__ void load_rows(vector<HD> *to, const bf16 *from, int64_t stride, int first, int end,
                                                  int hd)
 {
-    for (int i = static_cast<int>(threadIdx.x); i < N * (HD / 8); i += THREADS) {
-        int r = i / (HD / 8), c = i % (HD / 8) * 8;
+    constexpr int ALL = N * (HD / 8);
+    UNROLL
+    for (int j = 0; j < ALL; j += THREADS) {
+        int i = j + static_cast<int>(threadIdx.x), r = i / (HD / 8), c = i % (HD / 8) * 8;
+        if (ALL % THREADS && i >= ALL)
+            break;
         copy16_async(&to[r][place<HD>(r, c)], from + (first + r) * stride + c, first + r < end && c < hd);
     }
 }

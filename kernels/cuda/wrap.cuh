@@ -273,6 +273,7 @@ static inline const unsigned char *ldmatrix_row(const emu::gathered *g, int matr
 }
 static inline void ldmatrix4(uint32_t r[4], const void *row, EMU_HERE)
 {
+    emu::need_aligned("ldmatrix", row, 16);
     const emu::gathered *all = emu::gather("ldmatrix", ALL_LANES, &row, sizeof row, at);
     int g = emu::self->lane / 4, t = emu::self->lane % 4;
     for (int i = 0; i < 4; i++)
@@ -280,6 +281,7 @@ static inline void ldmatrix4(uint32_t r[4], const void *row, EMU_HERE)
 }
 static inline void ldmatrix4_trans(uint32_t r[4], const void *row, EMU_HERE)
 {
+    emu::need_aligned("ldmatrix", row, 16);
     const emu::gathered *all = emu::gather("ldmatrix.trans", ALL_LANES, &row, sizeof row, at);
     int g = emu::self->lane / 4, t = emu::self->lane % 4;
     for (int i = 0; i < 4; i++) {

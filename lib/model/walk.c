@@ -113,13 +113,13 @@ void decoder_layer_forward(struct trainable *t, int layer, const struct train_ba
     if (c->qk_norm)
         d->copy(d, k->raw, k->qkv, (int64_t)rows * (c->heads + 2 * c->kv_heads) * c->head_dim);
     d->rope(d, &rope);
+    d->copy(d, k->mid, t->x[layer], n); /* before attention, and below: what a product takes is made right before it */
     d->attend_varlen_keep(d, &a, k->lse);
-    d->copy(d, k->mid, t->x[layer], n);
     site_forward(t, layer, SITE_O, k->mid, k->att, rows, true);
     d->rmsnorm(d, t->xn, k->mid, l->norm2, c->eps, rows, c->hidden);
     site_forward(t, layer, SITE_UP, k->up, t->xn, rows, false);
-    d->silu_mul(d, t->act, k->up, rows, c->ffn);
     d->copy(d, t->x[layer + 1], k->mid, n);
+    d->silu_mul(d, t->act, k->up, rows, c->ffn);
     site_forward(t, layer, SITE_DOWN, t->x[layer + 1], t->act, rows, true);
 }
 

@@ -705,7 +705,7 @@ static void part_kernels(void)
     const int linears[][2] = {
         { qkv_cols(), m.hidden }, { m.hidden, m.heads * m.hd }, { 2 * m.ffn, m.hidden }, { m.hidden, m.ffn }
     };
-    const int batches[] = { 1, some(32, 2), some(256, 3), some(4096, 4) };
+    const int batches[] = { 1, some(32, 2), some(256, 3), some(512, 3), some(4096, 4), some(22400, 5) };
     for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
         for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
             int rows = batches[b], n = linears[i][0], k = linears[i][1];

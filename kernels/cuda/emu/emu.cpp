@@ -258,14 +258,20 @@ const gathered *gather(const char *op, unsigned mask, const void *arg, size_t by
     return g;
 }
 
+void need_aligned(const char *op, const void *p, unsigned bytes)
+{
+    if (reinterpret_cast<uintptr_t>(p) % bytes) {
+        report("%s of %u bytes at an address that is not aligned to it", op, bytes);
+        die();
+    }
+}
+
 void copy_async(void *dst, const void *src, int bytes, int valid)
 {
     thread *t = me();
-    if (reinterpret_cast<uintptr_t>(dst) % static_cast<unsigned>(bytes) ||
-        (valid && reinterpret_cast<uintptr_t>(src) % static_cast<unsigned>(bytes))) {
-        report("cp.async of %d bytes between addresses that are not aligned to it", bytes);
-        die();
-    }
+    need_aligned("cp.async", dst, static_cast<unsigned>(bytes));
+    if (valid)
+        need_aligned("cp.async", src, static_cast<unsigned>(bytes));
     if (t->ncopies == t->cap) {
         t->cap = t->cap ? 2 * t->cap : 16;
         t->copies = static_cast<copy *>(realloc(t->copies, static_cast<size_t>(t->cap) * sizeof(copy)));

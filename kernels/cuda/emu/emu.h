@@ -38,6 +38,7 @@ enum plant {
     PLANT_REUSED_SUMS,     /* block_sum: the sums are written while an earlier sum may still be read */
     PLANT_PAST_THE_SUMS,   /* block_max: the sum of one warp more */
     PLANT_UNORDERED_LANES, /* sync_warp: lanes meet, but their memory is not in order */
+    PLANT_ASKEW,           /* ldmatrix: rows that begin two bytes late */
     PLANT_BLOCKS_MEET,     /* sampler: every block writes the word of failures */
     PLANTS
 };

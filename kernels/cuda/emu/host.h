@@ -50,6 +50,7 @@ extern running *self; /* the running thread */
 extern int planted;
 
 void barrier(place at);
+void need_aligned(const char *op, const void *p, unsigned bytes);
 const gathered *gather(const char *op, unsigned mask, const void *arg, size_t bytes, place at);
 void sync_warp(place at);
 void *shared_static(const void *key, size_t bytes, const char *name);
