@@ -16,11 +16,15 @@
 #include "io/schema.h"
 #include "io/stream.h"
 
+/* Open addressing: index + 1 of what its owner keeps in an array; 0: free. */
+struct table {
+    size_t *at, n; /* a power of two, more than half of it free */
+};
+
 struct provenance {
     struct provenance_entry *entry; /* in the order found */
     size_t n, cap;
-    size_t *bucket; /* open addressing by output hash: index + 1 */
-    size_t nbuckets;
+    struct table by_output, by_path;
     struct buf problems;
     int nproblems;
     struct fresh *fresh; /* fingerprints of folders as they are now: many runs use one model */
@@ -50,25 +54,39 @@ void provenance_free(struct provenance *p)
         free(p->fresh[i].dir);
     free(p->fresh);
     free(p->entry);
-    free(p->bucket);
+    free(p->by_output.at);
+    free(p->by_path.at);
     buf_release(&p->problems);
     free(p);
 }
 
-static size_t hash_slot(const char *hex)
+/* Empty, for twice as many as before; its owner places all again. */
+static void table_grow(struct table *t, size_t n)
 {
-    size_t h = 0;
-    for (int i = 0; i < 12; i++)
-        h = h << 4 | (size_t)(hex[i] <= '9' ? hex[i] - '0' : hex[i] - 'a' + 10);
-    return h;
+    free(t->at);
+    *t = (struct table){ xcalloc(n, sizeof *t->at), n };
 }
 
-static void place(struct provenance *p, size_t index)
+static size_t table_slot(const struct table *t, const char *text)
 {
-    size_t at = hash_slot(p->entry[index].m.output) & (p->nbuckets - 1);
-    while (p->bucket[at])
-        at = (at + 1) & (p->nbuckets - 1);
-    p->bucket[at] = index + 1;
+    return hash_bytes(text, strlen(text)).lo & (t->n - 1);
+}
+
+static void place(struct table *t, const char *text, size_t index)
+{
+    size_t at = table_slot(t, text);
+    while (t->at[at])
+        at = (at + 1) & (t->n - 1);
+    t->at[at] = index + 1;
+}
+
+static bool is_indexed(const struct provenance *p, const char *path)
+{
+    const struct table *t = &p->by_path;
+    for (size_t at = t->n ? table_slot(t, path) : 0; t->n && t->at[at]; at = (at + 1) & (t->n - 1))
+        if (strcmp(p->entry[t->at[at] - 1].path, path) == 0)
+            return true;
+    return false;
 }
 
 /* What a model folder's manifest says of the model. */
@@ -84,9 +102,8 @@ static void add_manifest(struct provenance *p, const char *path, const char *fil
 {
     struct err e = { "" };
     struct manifest m;
-    for (size_t i = 0; i < p->n; i++)
-        if (strcmp(p->entry[i].path, path) == 0)
-            return;
+    if (is_indexed(p, path))
+        return;
     if (manifest_read(&m, path, &e) < 0) {
         buf_printf(&p->problems, "%s\n", e.msg);
         p->nproblems++;
@@ -95,18 +112,20 @@ static void add_manifest(struct provenance *p, const char *path, const char *fil
     if (p->n == p->cap) {
         p->cap = p->cap ? p->cap * 2 : 64;
         p->entry = xreallocarray(p->entry, p->cap, sizeof *p->entry);
-        free(p->bucket);
-        p->nbuckets = p->cap * 2;
-        p->bucket = xcalloc(p->nbuckets, sizeof *p->bucket);
-        for (size_t i = 0; i < p->n; i++)
-            place(p, i);
+        table_grow(&p->by_output, p->cap * 2);
+        table_grow(&p->by_path, p->cap * 2);
+        for (size_t i = 0; i < p->n; i++) {
+            place(&p->by_output, p->entry[i].m.output, i);
+            place(&p->by_path, p->entry[i].path, i);
+        }
     }
     p->entry[p->n] = (struct provenance_entry){
         .path = xstrdup(path), .file = file ? xstrdup(file) : NULL, .folder = folder ? xstrdup(folder) : NULL, .m = m
     };
     if (folder)
         read_model(&p->entry[p->n]);
-    place(p, p->n++);
+    place(&p->by_output, m.output, p->n);
+    place(&p->by_path, path, p->n++);
 }
 
 void provenance_add_file(struct provenance *p, const char *file)
@@ -201,10 +220,9 @@ static bool is_idle(const struct manifest *m)
 const struct provenance_entry *provenance_find(const struct provenance *p, const char *hex, bool piped)
 {
     const struct provenance_entry *first = NULL;
-    if (!p->nbuckets)
-        return NULL;
-    for (size_t at = hash_slot(hex) & (p->nbuckets - 1); p->bucket[at]; at = (at + 1) & (p->nbuckets - 1)) {
-        const struct provenance_entry *found = &p->entry[p->bucket[at] - 1];
+    const struct table *t = &p->by_output;
+    for (size_t at = t->n ? table_slot(t, hex) : 0; t->n && t->at[at]; at = (at + 1) & (t->n - 1)) {
+        const struct provenance_entry *found = &p->entry[t->at[at] - 1];
         if (strcmp(found->m.output, hex) != 0 || is_idle(&found->m))
             continue;
         if (!piped || !found->file)
@@ -446,14 +464,27 @@ int provenance_check_shards(const struct provenance *p, struct buf *problems)
 
 /* ---- walk ---- */
 
+/* A run whose models and inputs are being walked, one after the other. A list of them instead of calls within calls:
+ * a chain may be longer than the stack. */
+struct step {
+    struct manifest m;
+    char *name; /* of what it made */
+    int depth, next;
+    bool of_folder; /* m is this step's own, and what it made is a model that is walked */
+    int outer;      /* then: of_model behind it */
+};
+
 struct walk {
     struct provenance *p;
     struct provenance_report *out;
     const struct provenance_models *models; /* or NULL */
     const char *root;                       /* where the walk began */
-    char (*seen)[HASH_HEX];                 /* keys walked already: a shared input is listed once */
+    struct step *step;                      /* from the root to where the walk is */
+    size_t nsteps, step_cap;
+    char (*seen)[HASH_HEX]; /* keys walked already: a shared input is listed once */
     size_t nseen, seen_cap;
-    int of_model; /* depth of the inputs of the model folder that is being followed */
+    struct table by_key; /* of seen */
+    int of_model;        /* depth of the inputs of the model folder that is being followed */
 };
 
 static void problem(struct walk *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -471,9 +502,12 @@ static void line(struct walk *w, int depth, const char *fmt, ...) __attribute__(
 static void line(struct walk *w, int depth, const char *fmt, ...)
 {
     va_list ap;
+    enum { DEEPEST = 100 }; /* a line is not indented any further: the depth stands in front of it */
     if (!w->out->tree)
         return;
-    buf_printf(w->out->tree, "%*s", 2 * depth, "");
+    buf_printf(w->out->tree, "%*s", 2 * (depth < DEEPEST ? depth : DEEPEST), "");
+    if (depth > DEEPEST)
+        buf_printf(w->out->tree, "[%d] ", depth);
     va_start(ap, fmt);
     buf_vprintf(w->out->tree, fmt, ap);
     va_end(ap);
@@ -482,14 +516,19 @@ static void line(struct walk *w, int depth, const char *fmt, ...)
 
 static bool seen_before(struct walk *w, const char *hex)
 {
-    for (size_t i = 0; i < w->nseen; i++)
-        if (strcmp(w->seen[i], hex) == 0)
+    struct table *t = &w->by_key;
+    for (size_t at = t->n ? table_slot(t, hex) : 0; t->n && t->at[at]; at = (at + 1) & (t->n - 1))
+        if (strcmp(w->seen[t->at[at] - 1], hex) == 0)
             return true;
     if (w->nseen == w->seen_cap) {
         w->seen_cap = w->seen_cap ? 2 * w->seen_cap : 64;
         w->seen = xreallocarray(w->seen, w->seen_cap, sizeof *w->seen);
+        table_grow(t, 2 * w->seen_cap);
+        for (size_t i = 0; i < w->nseen; i++)
+            place(t, w->seen[i], i);
     }
-    memcpy(w->seen[w->nseen++], hex, HASH_HEX);
+    memcpy(w->seen[w->nseen], hex, HASH_HEX);
+    place(t, hex, w->nseen++);
     return false;
 }
 
@@ -538,7 +577,7 @@ static bool file_has_hash(const struct walk *w, const char *name, const char *he
     return found;
 }
 
-static void walk_manifest(struct walk *w, int depth, const char *name, const struct manifest *m);
+static void enter(struct walk *w, int depth, const char *name, const struct manifest *m, bool of_folder);
 
 /* The folder's fingerprint as it is now; "" with a problem told. */
 static const char *fingerprint_now(struct walk *w, const char *dir)
@@ -610,16 +649,10 @@ static void walk_model(struct walk *w, int depth, const struct manifest_model *d
     if (dir && read_folder(&m, dir)) {
         if (j)
             buf_puts(j, ", \"from\": [");
-        int outer = w->of_model;
-        w->of_model = depth + 2;
-        walk_manifest(w, depth + 1, dir, &m);
-        w->of_model = outer;
-        if (j)
-            buf_puts(j, "]");
-        manifest_release(&m);
-    }
-    if (j)
+        enter(w, depth + 1, dir, &m, true);
+    } else if (j) {
         buf_puts(j, "}");
+    }
     free(dir);
 }
 
@@ -631,8 +664,7 @@ static void walk_input(struct walk *w, int depth, const struct manifest_input *i
     provenance_add_file(w->p, in->name);
     from = provenance_find(w->p, in->hash, strcmp(in->name, "standard input") == 0);
     if (from) {
-        struct manifest m = from->m; /* the index may move while the walk adds to it */
-        walk_manifest(w, depth, label, &m);
+        enter(w, depth, label, &from->m, false);
         return;
     }
     /* A model that was made elsewhere is taken as it is. */
@@ -665,7 +697,8 @@ static const char *part_of(const struct manifest *m, char *text, size_t n)
     return text;
 }
 
-static void walk_manifest(struct walk *w, int depth, const char *name, const struct manifest *m)
+/* Tells of a run and makes it the step whose models and inputs come next. of_folder: takes m. */
+static void enter(struct walk *w, int depth, const char *name, const struct manifest *m, bool of_folder)
 {
     bool again = seen_before(w, m->key);
     const char *changed = !again && depth > 0 && w->p->nbuckets ? changed_file(w->p, m->output) : NULL;
@@ -687,18 +720,48 @@ static void walk_manifest(struct walk *w, int depth, const char *name, const str
         json_put_cstr(j, m->program);
         buf_printf(j, ", \"key\": \"%s\", \"options\": %s, \"from\": [", m->key, m->options);
     }
-    for (int i = 0; !again && i < m->nmodels; i++) {
-        if (j && i)
-            buf_puts(j, ", ");
-        walk_model(w, depth + 1, &m->model[i]);
+    if (w->nsteps == w->step_cap) {
+        w->step_cap = w->step_cap ? 2 * w->step_cap : 16;
+        w->step = xreallocarray(w->step, w->step_cap, sizeof *w->step);
     }
-    for (int i = 0; !again && i < m->ninputs; i++) {
-        if (j && (i || m->nmodels))
-            buf_puts(j, ", ");
-        walk_input(w, depth + 1, &m->input[i], name);
+    w->step[w->nsteps++] = (struct step){ .m = *m, /* the index may move while the walk adds to it */
+                                          .name = xstrdup(name),
+                                          .depth = depth,
+                                          .next = again ? m->nmodels + m->ninputs : 0,
+                                          .of_folder = of_folder,
+                                          .outer = w->of_model };
+    if (of_folder)
+        w->of_model = depth + 1;
+}
+
+static void leave(struct walk *w)
+{
+    struct step *s = &w->step[--w->nsteps];
+    if (w->out->json)
+        buf_puts(w->out->json, s->of_folder ? "]}]}" : "]}");
+    if (s->of_folder) {
+        w->of_model = s->outer;
+        manifest_release(&s->m);
     }
-    if (j)
-        buf_puts(j, "]}");
+    free(s->name);
+}
+
+static void walk(struct walk *w)
+{
+    while (w->nsteps) {
+        struct step *s = &w->step[w->nsteps - 1];
+        int i = s->next++, models = s->m.nmodels;
+        if (i >= models + s->m.ninputs) {
+            leave(w);
+            continue;
+        }
+        if (w->out->json && i)
+            buf_puts(w->out->json, ", ");
+        if (i < models)
+            walk_model(w, s->depth + 1, &s->m.model[i]);
+        else
+            walk_input(w, s->depth + 1, &s->m.input[i - models], s->name);
+    }
 }
 
 void provenance_trace(struct provenance *p, const char *file, const struct provenance_models *models,
@@ -712,9 +775,12 @@ void provenance_trace(struct provenance *p, const char *file, const struct prove
     if (manifest_read(&m, path, &e) < 0) {
         problem(w, "%s", e.msg);
     } else {
-        walk_manifest(w, 0, file, &m);
+        enter(w, 0, file, &m, false);
+        walk(w);
         manifest_release(&m);
     }
+    free(w->step);
+    free(w->by_key.at);
     free(w->seen);
     free(path);
     free(w);

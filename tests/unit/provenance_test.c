@@ -21,12 +21,10 @@ static char *put(const char *dir, const char *name, const char *text)
     return path;
 }
 
-/* A file with a manifest that fits. input: a hash, or NULL. */
-static void make(const char *dir, const char *name, const char *text, const char *program, const char *input)
+/* The manifest of a file with this text. input: a hash, or NULL. */
+static struct manifest manifest_of(const char *text, const char *program, const char *input)
 {
     struct hash128 h;
-    struct buf json = BUF_INIT;
-    char *path = put(dir, name, text), *manifest = manifest_path(name);
     struct manifest m = { .program = xstrdup(program),
                           .version = xstrdup("0"),
                           .numerics = xstrdup("exact"),
@@ -40,6 +38,15 @@ static void make(const char *dir, const char *name, const char *text, const char
         manifest_add_input(&m, "in", "", h);
     hash_hex(hash_bytes(text, strlen(text)), m.output);
     hash_hex(manifest_key(&m, true), m.key);
+    return m;
+}
+
+/* A file with a manifest that fits. */
+static void make(const char *dir, const char *name, const char *text, const char *program, const char *input)
+{
+    struct buf json = BUF_INIT;
+    char *path = put(dir, name, text), *manifest = manifest_path(name);
+    struct manifest m = manifest_of(text, program, input);
     manifest_write(&m, &json);
     free(put(dir, manifest, json.s));
     manifest_release(&m);
@@ -171,12 +178,75 @@ static void ten_thousand_artefacts_take_seconds(void **state)
     free(dir);
 }
 
+/* A run log of 100,000 steps, each of the one before, and a result behind them; processor time again. */
+static void a_long_chain_is_walked_to_its_end(void **state)
+{
+    (void)state;
+    enum { STEPS = 100000 };
+    struct err e = { "" };
+    char *dir = path_join(test_tmpdir(), "chain"), *runs = path_join(dir, "runs"), *last = path_join(dir, "last");
+    char text[32], name[128], input[HASH_HEX] = "";
+    const char *dirs[] = { dir };
+    struct buf json = BUF_INIT, tree = BUF_INIT, out = BUF_INIT, problems = BUF_INIT;
+    free(put(runs, "none", "no entry"));
+    for (int i = 0; i < STEPS; i++) {
+        snprintf(text, sizeof text, "%d\n", i);
+        struct manifest m = manifest_of(text, "step", i ? input : NULL);
+        snprintf(name, sizeof name, "%s.%s.json", m.output, m.key);
+        memcpy(input, m.output, HASH_HEX);
+        buf_reset(&json);
+        manifest_write(&m, &json);
+        char *path = path_join(runs, name);
+        FILE *f = fopen(path, "w");
+        assert_true(f && fputs(json.s, f) >= 0 && fclose(f) == 0);
+        free(path);
+        manifest_release(&m);
+    }
+    make(dir, "last", "the result\n", "test", input);
+    setenv("LATENT_RUNS", runs, 1);
+    clock_t start = clock();
+    struct provenance *p = provenance_new();
+    provenance_add_log(p);
+    assert_int_equal(provenance_count(p), STEPS);
+    struct provenance_report report = { .tree = &tree, .json = &out, .problems = &problems };
+    provenance_trace(p, last, NULL, &report);
+    provenance_free(p);
+    assert_int_equal(report.nproblems, 0);
+    int lines = 0, open = 0, deepest = 0;
+    for (size_t i = 0; i < tree.len; i++)
+        lines += tree.s[i] == '\n';
+    assert_int_equal(lines, STEPS + 1);
+    assert_non_null(strstr(tree.s, "\n    in  ")); /* the second step behind it */
+    assert_non_null(strstr(tree.s, " [100000] in  "));
+    for (size_t i = 0; i < out.len; i++) {
+        open += (out.s[i] == '{') - (out.s[i] == '}');
+        deepest = open > deepest ? open : deepest;
+    }
+    assert_int_equal(open, 0);
+    assert_true(deepest > STEPS);
+    struct garbage g;
+    assert_ok(garbage_find(&g, dirs, 1, &e));
+    assert_int_equal(g.n, 0);
+    garbage_release(&g);
+    double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+    printf("# a chain of 100,000 steps: %.2f s\n", seconds);
+    assert_true(seconds < 20);
+    unsetenv("LATENT_RUNS");
+    struct buf *all[] = { &json, &tree, &out, &problems };
+    for (int i = 0; i < 4; i++)
+        buf_release(all[i]);
+    free(last);
+    free(runs);
+    free(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_edited_option_with_a_new_seal_is_seen),
         cmocka_unit_test(garbage_is_what_nothing_needs),
         cmocka_unit_test(ten_thousand_artefacts_take_seconds),
+        cmocka_unit_test(a_long_chain_is_walked_to_its_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
