@@ -186,12 +186,12 @@ int read_oldest(struct engine *g, struct err *e);  /* tokens of the oldest step 
 void finish(struct engine *g, struct seq *s, enum gen_finish how, int32_t stop_id);
 void drop_pending(struct engine *g); /* frees the tickets */
 
-/* The operations of a step that decodes only, for the first `rows` entries of slot_of. */
-void enqueue_decode(struct engine *g, int rows, const struct logit_block *block, int nblocks);
+/* The operations of a step: the first `decode` entries of slot_of decode, beside the prompt rows that were planned. */
+void enqueue_operations(struct engine *g, int decode, const struct logit_block *block, int nblocks);
 
 /* ---- replay.c: where the device can record ---- */
 int replay_bucket(int n);           /* rows that n decoding rows are padded to */
-void replay_step(struct engine *g); /* enqueue_decode of the step that was planned, recorded or not */
+void replay_step(struct engine *g); /* enqueue_operations of the step that was planned, recorded or not */
 void replay_close(struct engine *g);
 
 /* ---- stop.c ---- */

@@ -71,7 +71,7 @@ static bool record(struct engine *g, struct step_recording *r)
     r->kept = NULL;
     if (!d->record_begin(d))
         return false;
-    enqueue_decode(g, r->shape.rows, r->shape.block, r->shape.nblocks);
+    enqueue_operations(g, r->shape.rows, r->shape.block, r->shape.nblocks);
     r->kept = d->record_end(d);
     return r->kept != NULL;
 }
@@ -86,5 +86,5 @@ void replay_step(struct engine *g)
         return;
     }
     r->seen = true;
-    enqueue_decode(g, s.rows, s.block, s.nblocks);
+    enqueue_operations(g, s.rows, s.block, s.nblocks);
 }

@@ -126,11 +126,15 @@ static void enqueue_forward(struct engine *g, int decode, const struct logit_blo
     model_forward(g->model, &g->kv, &b);
 }
 
-void enqueue_decode(struct engine *g, int rows, const struct logit_block *block, int nblocks)
+void enqueue_operations(struct engine *g, int decode, const struct logit_block *block, int nblocks)
 {
-    enqueue_inputs(g, rows);
-    enqueue_forward(g, rows, block, nblocks);
-    enqueue_sample(g, rows);
+    if (decode)
+        enqueue_inputs(g, decode);
+    if (g->nrows)
+        send_prompts(g);
+    enqueue_forward(g, decode, block, nblocks);
+    if (decode)
+        enqueue_sample(g, decode);
 }
 
 int enqueue_step(struct engine *g, struct err *e)
@@ -139,22 +143,11 @@ int enqueue_step(struct engine *g, struct err *e)
     g->longest = longest_context(g);
     send_decode_slots(g, replayed ? replay_bucket(g->ndecode) : g->ndecode);
     g->stats.steps++;
-    if (replayed) {
+    if (replayed)
         replay_step(g);
-        return enqueue_read(g, e);
-    }
-    if (!g->nrows) {
-        enqueue_decode(g, g->ndecode, g->head_block, g->nhead_blocks);
-        return enqueue_read(g, e);
-    }
-    if (g->ndecode)
-        enqueue_inputs(g, g->ndecode);
-    send_prompts(g);
-    enqueue_forward(g, g->ndecode, g->head_block, g->nhead_blocks);
-    if (!g->ndecode)
-        return 0;
-    enqueue_sample(g, g->ndecode);
-    return enqueue_read(g, e);
+    else
+        enqueue_operations(g, g->ndecode, g->head_block, g->nhead_blocks);
+    return g->ndecode ? enqueue_read(g, e) : 0;
 }
 
 /* ---- receiving ---- */
