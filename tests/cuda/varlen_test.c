@@ -53,7 +53,7 @@ static double most_of(const float *v, int64_t n)
 }
 
 static void one_batch(struct device *d, struct device *o, struct shape s, bool causal, int nseq, const int *lengths,
-                      int alone)
+                      int longest)
 {
     uint64_t seed = (uint64_t)(s.heads * 1000 + s.hd);
     struct batch b = batch_of(s, nseq, lengths, seed);
@@ -77,15 +77,22 @@ static void one_batch(struct device *d, struct device *o, struct shape s, bool c
     SAME(lse, 1e-4);
     SAME(dqkv, 0.005 * most_of(want.dqkv, want.n_dqkv));
 #undef SAME
-    struct results one = run(d, &b, causal, alone, 1, 0, dout), begun = run(d, &b, causal, alone, 1, 1, dout);
-    if (memcmp(one.out, got.out + b.begin[alone] * b.q_width, (size_t)one.n_out * 4) != 0 ||
-        memcmp(one.dqkv, got.dqkv + b.begin[alone] * b.width, (size_t)one.n_dqkv * 4) != 0)
-        note_mismatch("%.*ssequence %d has other bits alone", n, what, alone);
-    if (causal && memcmp(begun.out, got.out + b.begin[alone] * b.q_width, (size_t)begun.n_out * 4) != 0)
-        note_mismatch("%.*ssequence %d has other bits without its last token", n, what, alone);
+    for (int i = 0; i < nseq; i++) { /* every one: a fault may be the first one's, or the short ones' */
+        if (!lengths[i])
+            continue;
+        struct results one = run(d, &b, causal, i, 1, 0, dout);
+        int64_t at = b.begin[i];
+        if (memcmp(one.out, got.out + at * b.q_width, (size_t)one.n_out * 4) != 0 ||
+            memcmp(one.lse, got.lse + at * s.heads, (size_t)one.n_lse * 4) != 0 ||
+            memcmp(one.dqkv, got.dqkv + at * b.width, (size_t)one.n_dqkv * 4) != 0)
+            note_mismatch("%.*ssequence %d has other bits alone", n, what, i);
+        results_release(&one);
+    }
+    struct results begun = run(d, &b, causal, longest, 1, 1, dout);
+    if (causal && memcmp(begun.out, got.out + b.begin[longest] * b.q_width, (size_t)begun.n_out * 4) != 0)
+        note_mismatch("%.*ssequence %d has other bits without its last token", n, what, longest);
     results_release(&want);
     results_release(&got);
-    results_release(&one);
     results_release(&begun);
     free(b.qkv);
     free(dout);
