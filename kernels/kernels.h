@@ -58,7 +58,7 @@ struct weight_part {
 struct attend_args {
     struct tensor *out;              /* F32 [T, heads * head_dim] */
     const struct tensor *qkv;        /* F32 [T, (heads + 2 * kv_heads) * head_dim]: only the q part is read */
-    const struct tensor *k, *v;      /* caches of this layer (kv_dtype), new rows already appended */
+    const struct tensor *k, *v;      /* caches of this layer (kv_dtype or BF16), new rows already appended */
     const struct tensor *page_table; /* I32 [slots, max_pages] */
     const struct tensor *seq_slot;   /* I32 [nseq]: row of page_table */
     const struct tensor *q_begin;    /* I32 [nseq + 1]: rows q_begin[s] .. q_begin[s+1]-1 belong to sequence s */
@@ -323,7 +323,8 @@ int device_open(struct device **out, const char *name, int threads, struct err *
 void device_close(struct device *d); /* NULL is fine; tensors and weights must be freed before */
 
 /* Caches opened from here on hold e4m3 numbers (OCP 8-bit floating point), rounded to nearest even, at scale 1: what is
- * beyond 448 becomes 448. Half the bytes, and other results. Refused where a device has no such cache. */
+ * beyond 448 becomes 448. A scale, of heads or of tokens, would only move that range: between 2^-6 and 448 powers of
+ * two change no result. Half the bytes, and other results. Refused where a device has no such cache. */
 int device_use_fp8_cache(struct device *d, struct err *e);
 
 /* The numerics class that device_open(name) would have, without opening it: programs need it for their key. */

@@ -548,8 +548,9 @@ static bool has_hash(const char *path, const char *hex)
 static const char *changed_file(const struct provenance *p, const char *hex)
 {
     struct stat now, last = { .st_ino = 0 }; /* the name and the store's are often one file */
-    for (size_t at = hash_slot(hex) & (p->nbuckets - 1); p->bucket[at]; at = (at + 1) & (p->nbuckets - 1)) {
-        const struct provenance_entry *x = &p->entry[p->bucket[at] - 1];
+    const struct table *t = &p->by_output;
+    for (size_t at = t->n ? table_slot(t, hex) : 0; t->n && t->at[at]; at = (at + 1) & (t->n - 1)) {
+        const struct provenance_entry *x = &p->entry[t->at[at] - 1];
         if (strcmp(x->m.output, hex) != 0 || !x->file || stat(x->file, &now) != 0 ||
             (now.st_ino == last.st_ino && now.st_dev == last.st_dev))
             continue;
@@ -701,7 +702,7 @@ static const char *part_of(const struct manifest *m, char *text, size_t n)
 static void enter(struct walk *w, int depth, const char *name, const struct manifest *m, bool of_folder)
 {
     bool again = seen_before(w, m->key);
-    const char *changed = !again && depth > 0 && w->p->nbuckets ? changed_file(w->p, m->output) : NULL;
+    const char *changed = !again && depth > 0 ? changed_file(w->p, m->output) : NULL;
     char size[64] = "model", of[256];
     if (m->records || strstr(m->counts, "\"files\"") == NULL)
         snprintf(size, sizeof size, "%lld %s", COUNTED(m->records, "record", "records"));

@@ -2,6 +2,7 @@
  * encoder.c. */
 #include "model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -256,10 +257,33 @@ bool model_dumps(const struct model *m)
 
 /* ---- cache ---- */
 
+/* e4m3 has no number between B and B + B / 8 or so. Where the keys of a layer have a bias far above what the tokens add
+ * to it (Qwen2 and Qwen2.5: hundreds in the first and the last layer) that is lost, whatever the scale: the layer keeps
+ * bf16. */
+enum { FP8_BIAS = 16 };
+
+static enum dtype cache_dtype(const struct model *m, int layer)
+{
+    enum dtype t = m->d->kv_dtype;
+    char name[64];
+    snprintf(name, sizeof name, "model.layers.%d.self_attn.k_proj.bias", layer);
+    const struct st_tensor *bias = t == DTYPE_F8 && m->st ? safetensors_find(m->st, name) : NULL;
+    for (uint64_t i = 0; bias && i < bias->elements; i++) {
+        float v;
+        model_floats(&v, bias, i, 1);
+        if (fabsf(v) > FP8_BIAS)
+            return DTYPE_BF16;
+    }
+    return t;
+}
+
 size_t kv_page_bytes(const struct model *m)
 {
     const struct model_config *c = &m->c;
-    return (size_t)c->layers * 2 * KV_PAGE * (size_t)c->kv_heads * (size_t)c->head_dim * dtype_size(m->d->kv_dtype);
+    size_t n = 0;
+    for (int i = 0; i < c->layers; i++)
+        n += 2 * KV_PAGE * (size_t)c->kv_heads * (size_t)c->head_dim * dtype_size(cache_dtype(m, i));
+    return n;
 }
 
 int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, struct err *e)
@@ -271,12 +295,19 @@ int kv_cache_open(struct kv_cache *kv, const struct model *m, int64_t pages, str
     /* The table of rotations is the one part of a const model that grows. */
     int64_t most = pages > c->max_positions / KV_PAGE ? c->max_positions : pages * KV_PAGE;
     int rc = model_need_positions((struct model *)(uintptr_t)m, most, e);
-    for (size_t i = 0; i < n && rc == 0; i++)
-        if (d->tensor_new(d, &kv->k[i], d->kv_dtype, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
-                          "key-value cache", e) < 0 ||
-            d->tensor_new(d, &kv->v[i], d->kv_dtype, pages * KV_PAGE, (int64_t)c->kv_heads * c->head_dim,
-                          "key-value cache", e) < 0)
+    int64_t rows = pages * KV_PAGE, cols = (int64_t)c->kv_heads * c->head_dim;
+    int wide = 0;
+    for (int i = 0; i < c->layers && rc == 0; i++) {
+        enum dtype t = cache_dtype(m, i);
+        wide += t != d->kv_dtype;
+        if (d->tensor_new(d, &kv->k[i], t, rows, cols, "key-value cache", e) < 0 ||
+            d->tensor_new(d, &kv->v[i], t, rows, cols, "key-value cache", e) < 0)
             rc = -1;
+    }
+    if (wide && rc == 0)
+        log_info(
+            "%d of %d layers keep keys and values in bf16: the bias of their keys is beyond %d, too much for 8 bits",
+            wide, c->layers, FP8_BIAS);
     if (rc < 0)
         kv_cache_close(kv, m);
     return rc;

@@ -84,7 +84,8 @@ int64_t model_rope_offset(const struct model *m, int64_t length);
 
 /* ---- decoders through a paged cache ---- */
 struct kv_cache {
-    struct tensor **k, **v; /* [layers], the device's kv_dtype [pages * KV_PAGE, kv_heads * head_dim] */
+    /* [layers], [pages * KV_PAGE, kv_heads * head_dim] in the device's kv_dtype; instead of F8 some may be BF16 */
+    struct tensor **k, **v;
     int layers;
     int64_t pages; /* page 0 is the one that belongs to nobody */
 };
