@@ -47,8 +47,8 @@ int device_open(struct device **out, const char *name, int threads, struct err *
 int device_use_fp8_cache(struct device *d, struct err *e)
 {
     if (d->kv_dtype == DTYPE_F32)
-        return err_set(e, "device %s (%s) keeps keys and values as float: an FP8 cache needs a CUDA device of class %s",
-                       d->name, d->numerics, PLUGIN_NUMERICS_BF16);
+        return err_set(e, "device %s (%s) keeps keys and values as float: an FP8 cache needs a CUDA device in bf16",
+                       d->name, d->numerics);
     d->kv_dtype = DTYPE_F8;
     return 0;
 }
@@ -64,6 +64,6 @@ const char *device_numerics(const char *name)
     if (!strcmp(name, "cpu-oracle"))
         return cpu_numerics(CPU_ORACLE);
     if (is_cuda(name))
-        return getenv("LATENT_NUMERICS") ? PLUGIN_NUMERICS_F32 : PLUGIN_NUMERICS_BF16;
+        return plugin_numerics(name, getenv("LATENT_NUMERICS") != NULL);
     return cpu_numerics(cpu_best());
 }

@@ -5,8 +5,8 @@
  * CPU has it ("cpu-avx2-f32"), portable C elsewhere
  *                  ("cpu-base-f32")
  *     cpu-oracle   kernels/cpu/oracle.c: naive loops, sums in double; what everything else is compared with
- *     cuda:N       latent_cuda.so, found at run time: matrices and caches in bf16 ("cuda-cublas-bf16"), or, with
- *                  LATENT_NUMERICS=f32, everything in float for comparisons ("cuda-cublas-f32")
+ *     cuda:N       latent_cuda.so, found at run time: matrices and caches in bf16 ("cuda-sm90-bf16"), or, with
+ *                  LATENT_NUMERICS=f32, everything in float for comparisons ("cuda-sm90-f32")
  *
  * Rules
  * - Operations run in the order they were called and return at once; an operation's arguments (host arrays too) are
@@ -327,7 +327,8 @@ void device_close(struct device *d); /* NULL is fine; tensors and weights must b
  * two change no result. Half the bytes, and other results. Refused where a device has no such cache. */
 int device_use_fp8_cache(struct device *d, struct err *e);
 
-/* The numerics class that device_open(name) would have, without opening it: programs need it for their key. */
+/* The numerics class that device_open(name) would have, without opening it: programs need it for their key.
+ * Stands until the next call. */
 const char *device_numerics(const char *name);
 
 #endif

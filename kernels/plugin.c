@@ -57,6 +57,34 @@ static int index_of(const char *name, int *index, struct err *e)
     return 0;
 }
 
+/* 90 for compute capability 9.0; 0: nobody knows. The driver says it without a context. */
+static int chip_of(int index)
+{
+    enum { MAJOR = 75, MINOR = 76 }; /* CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_* */
+    static const char *const names[] = { "cuInit", "cuDeviceGet", "cuDeviceGetAttribute" };
+    int (*init)(unsigned), (*get)(int *, int), (*attribute)(int *, int, int), device, major, minor;
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL), *symbol[3] = { NULL };
+    for (int i = 0; i < 3 && library; i++)
+        symbol[i] = dlsym(library, names[i]);
+    if (!symbol[0] || !symbol[1] || !symbol[2])
+        return 0;
+    memcpy(&init, &symbol[0], sizeof init); /* as below */
+    memcpy(&get, &symbol[1], sizeof get);
+    memcpy(&attribute, &symbol[2], sizeof attribute);
+    if (init(0) != 0 || get(&device, index) != 0 || attribute(&major, MAJOR, device) != 0 ||
+        attribute(&minor, MINOR, device) != 0)
+        return 0;
+    return 10 * major + minor;
+}
+
+const char *plugin_numerics(const char *name, bool f32)
+{
+    static char text[PLUGIN_CLASS];
+    int index;
+    struct err ignore;
+    return plugin_class(text, index_of(name, &index, &ignore) == 0 ? chip_of(index) : 0, f32);
+}
+
 int plugin_open(struct device **out, const char *name, bool f32, struct err *e)
 {
     char path[PATH_BYTES];

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "kernels/kernels.h"
 
@@ -27,8 +28,19 @@ typedef int latent_device_open_fn(uint32_t abi, const char *build_id, int index,
 /* "cuda" or "cuda:N". */
 int plugin_open(struct device **out, const char *name, bool f32, struct err *e);
 
-/* numerics classes of every CUDA device of this build */
-#define PLUGIN_NUMERICS_BF16 "cuda-cublas-bf16"
-#define PLUGIN_NUMERICS_F32 "cuda-cublas-f32"
+/* The numerics class, "cuda-sm90-bf16": chips of two compute capabilities may add in two orders. "cuda-none-bf16": the
+ * emulation's, and that of a device that the driver does not know. */
+enum { PLUGIN_CLASS = 32 };
+static inline const char *plugin_class(char text[PLUGIN_CLASS], int chip /* 90 for 9.0; 0: none */, bool f32)
+{
+    char name[16] = "none";
+    if (chip > 0)
+        snprintf(name, sizeof name, "sm%d", chip);
+    snprintf(text, PLUGIN_CLASS, "cuda-%s-%s", name, f32 ? "f32" : "bf16");
+    return text;
+}
+
+/* That of "cuda:N", which is not opened for it; the text stands until the next call. */
+const char *plugin_numerics(const char *name, bool f32);
 
 #endif

@@ -11,9 +11,6 @@
 #include <string.h>
 
 #include "kernels/cuda/device.h"
-extern "C" {
-#include "kernels/plugin.h"
-}
 
 struct recording {
     rt_recording *kept;
@@ -811,7 +808,6 @@ extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_
         return err_set(e, "no memory");
     snprintf(c->name, sizeof c->name, "cuda:%d", index);
     c->d.name = c->name;
-    c->d.numerics = f32 ? PLUGIN_NUMERICS_F32 : PLUGIN_NUMERICS_BF16;
     c->d.kv_dtype = c->d.weight_dtype = f32 ? DTYPE_F32 : DTYPE_BF16;
     c->f32 = f32;
     fill_table(&c->d);
@@ -819,6 +815,7 @@ extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_
         free(c);
         return -1;
     }
+    c->d.numerics = plugin_class(c->numerics, rt_chip(c->r), f32);
     void *failure = nullptr;
     if (rt_alloc(c->r, &failure, 2 * sizeof(int32_t), "sampler", e) < 0 ||
         rt_zero(c->r, failure, 2 * sizeof(int32_t), e) < 0) {

@@ -5,6 +5,7 @@
 #include "kernels/cuda/rt.h"
 extern "C" {
 #include "kernels/front.h"
+#include "kernels/plugin.h"
 }
 
 struct weight {
@@ -19,7 +20,7 @@ struct room { /* grows with what is asked for */
 
 struct cuda {
     struct device d; /* first */
-    char name[32];
+    char name[32], numerics[PLUGIN_CLASS];
     rt *r;
     bool f32; /* matrices and caches hold float */
     bool failed;

@@ -50,6 +50,7 @@ int rt_open(rt **out, int index, err *e);
 void rt_close(rt *r);
 void rt_enter(rt *r); /* the calling thread works with this device from here on */
 stream_t rt_stream(rt *r);
+int rt_chip(rt *r); /* 90 for compute capability 9.0; 0: none */
 
 /* Not cleared. The sentence says how much was needed and how much was free. */
 int rt_alloc(rt *r, void **out, size_t bytes, const char *what, err *e);

@@ -23,7 +23,7 @@ struct plan {
 
 struct rt {
     rt_ticket *idle; /* tickets that were waited for: taking pinned memory costs more than a step */
-    int index;
+    int index, chip;
     char name[256];
     cudaStream_t stream;
     cublasLtHandle_t lt;
@@ -105,6 +105,7 @@ static int open_device(rt *r, err *e)
     if (prop.major < 8)
         return err_set(e, "device cuda:%d: %s has compute capability %d.%d, 8.0 is the least", r->index, prop.name,
                        prop.major, prop.minor);
+    r->chip = 10 * prop.major + prop.minor;
     TRY("making a stream", cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking));
     for (int i = 0; i < 2; i++) {
         TRY("taking pinned memory", cudaMallocHost(&r->pinned[i], PINNED));
@@ -176,6 +177,11 @@ void rt_enter(rt *r)
 stream_t rt_stream(rt *r)
 {
     return r->stream;
+}
+
+int rt_chip(rt *r)
+{
+    return r->chip;
 }
 
 int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)

@@ -89,8 +89,10 @@ static inline struct device *open_device_under_test(bool bf16)
 {
     struct err e = { "" };
     struct device *d = NULL;
-    if (real_device())
+    if (real_device()) {
         assert_ok(plugin_open(&d, real_device(), !bf16, &e));
+        assert_string_equal(d->numerics, plugin_numerics(real_device(), !bf16));
+    }
 #ifndef NO_EMULATION
     else
         assert_ok(latent_device_open(LATENT_DEVICE_ABI, LATENT_BUILD_ID, 0, !bf16, &d, &e));

@@ -91,6 +91,11 @@ stream_t rt_stream(rt *)
     return 0;
 }
 
+int rt_chip(rt *)
+{
+    return 0;
+}
+
 int rt_alloc(rt *, void **out, size_t bytes, const char *what, err *e)
 {
     *out = nullptr;
