@@ -431,6 +431,11 @@ static void test_planted(void **state)
         fail_msg("a divergent barrier is not named with its lines: %s", mismatch);
 }
 
+static bool has_lines(void)
+{
+    return system("readelf -S /proc/$PPID/exe 2>/dev/null | grep -q debug_line") == 0;
+}
+
 static void test_named(void **state)
 {
     (void)state;
@@ -438,7 +443,9 @@ static void test_named(void **state)
     test_bf16 = false;
     expect_named(PLANT_NO_BARRIER, norms, ": never written: ");
     expect_named(PLANT_REUSED_SUMS, norms, ": race: ");
-    if (!strstr(mismatch, "kernels/cuda/wrap.cuh:") || !strstr(mismatch, " from kernels/cuda/rows.cu:"))
+    if (!has_lines())
+        printf("# lines of faults were not looked at: no binutils, or a program without debug information\n");
+    else if (!strstr(mismatch, "kernels/cuda/wrap.cuh:") || !strstr(mismatch, " from kernels/cuda/rows.cu:"))
         fail_msg("a race is not named with its lines: %s", mismatch);
     expect_named(PLANT_PAST_THE_END, pointwise, ": out of bounds: ");
 }
