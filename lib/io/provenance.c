@@ -614,13 +614,16 @@ static char *find_model(const struct walk *w, const struct manifest_model *d, bo
     return NULL;
 }
 
-/* The manifest of a model folder that one of our programs made: 1, or 0. */
-static bool read_folder(struct manifest *m, const char *dir)
+/* The manifest of a model folder that one of our programs made. */
+static bool read_folder(struct walk *w, struct manifest *m, const char *dir)
 {
+    struct err e = { "" };
     char *run = path_join(dir, "run.json");
-    bool ours = file_exists(run) && manifest_read(m, run, NULL) == 0;
+    bool there = file_exists(run), read = there && manifest_read(m, run, &e) == 0;
+    if (there && !read)
+        problem(w, "%s", e.msg);
     free(run);
-    return ours;
+    return read;
 }
 
 static void walk_model(struct walk *w, int depth, const struct manifest_model *d)
@@ -647,7 +650,7 @@ static void walk_model(struct walk *w, int depth, const struct manifest_model *d
         json_put_cstr(j, d->role);
         buf_printf(j, ", \"fingerprint\": \"%s\", \"present\": %s", d->hash, dir && !changed ? "true" : "false");
     }
-    if (dir && read_folder(&m, dir)) {
+    if (dir && read_folder(w, &m, dir)) {
         if (j)
             buf_puts(j, ", \"from\": [");
         enter(w, depth + 1, dir, &m, true);
@@ -662,7 +665,10 @@ static void walk_input(struct walk *w, int depth, const struct manifest_input *i
     const struct provenance_entry *from;
     char label[4096];
     snprintf(label, sizeof label, "%s%s%s", in->role, *in->role ? " " : "", in->name);
+    size_t told = w->p->problems.len;
     provenance_add_file(w->p, in->name);
+    if (w->p->problems.len > told) /* a manifest that cannot be read: it does not become a source for that */
+        problem(w, "%.*s", (int)(w->p->problems.len - told - 1), w->p->problems.s + told);
     from = provenance_find(w->p, in->hash, strcmp(in->name, "standard input") == 0);
     if (from) {
         enter(w, depth, label, &from->m, false);

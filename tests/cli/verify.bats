@@ -77,6 +77,14 @@ setup() {
   fails 1 'a.jsonl: has no longer the content' verify --trace d.jsonl
 }
 
+@test "verify: a manifest on the way that cannot be read does not make its file a source" {
+  dataset -f q.jsonl -f q.jsonl -o e.jsonl -q
+  dataset -f e.jsonl -f q.jsonl -o f.jsonl -q
+  verify -q --trace f.jsonl
+  sed -i 's/dataset/datasat/' e.jsonl.run.json
+  fails 1 'e.jsonl.run.json: this manifest is not as it was written' verify --trace f.jsonl
+}
+
 @test "verify: the trace finds models by the names that the run had: shipped ones, and the hub's" {
   mkdir -p data/models hub/models--org--tiny/refs hub/models--org--tiny/snapshots
   cp -rL "$GOLDEN/models/qwen3" data/models/small

@@ -158,6 +158,7 @@ store_entry() {
     cp --remove-destination "$GOLDEN/models/qwen3/model.safetensors" out/model/merged/ -- out/model
   fault swapped-trace 'out/model/merged: this model has fingerprint .* now, the run used .*: it was changed or swapped since' \
     cp --remove-destination "$GOLDEN/models/qwen3/model.safetensors" out/model/merged/ -- --trace out/results.jsonl
+  fault folder-trace 'out/model/merged/run.json: this manifest is not as' flip out/model/merged/run.json -- --trace out/results.jsonl
   fault folder-file 'out/model/adapter/adapter_config.json: is missing, out/model/run.json has it' \
     rm out/model/adapter/adapter_config.json -- out/model
   fault stranger 'out/dual/extra: run.json does not know it' touch out/dual/extra -- --all out
