@@ -473,9 +473,9 @@ static const struct word scales[] = {
 };
 
 /* Bare words (outside \text) that name a unit though they are short. Longer words are text anyway. */
-static const char *const short_units[] = { "cm",  "mm", "km",  "kg",  "ft",  "mi",  "mph", "kph",
-                                           "lbs", "lb", "oz",  "hrs", "hr",  "min", "sec", "yd",
-                                           "mL",  "ml", "kmh", "sq",  "rad", "day", "yen", "won" };
+static const char *const short_units[] = { "cm",  "mm",  "km",  "kg",  "ft",   "mi",   "mph", "kph", "lbs", "lb",
+                                           "oz",  "hrs", "hr",  "min", "sec",  "yd",   "mL",  "ml",  "kmh", "sq",
+                                           "rad", "day", "yen", "won", "mins", "secs", "yds", "kgs", "yr",  "yrs" };
 static const char *const short_words[] = { "yes", "no",  "odd", "all",  "any", "none", "the", "not",
                                            "is",  "are", "red", "even", "to",  "of",   "in",  "at",
                                            "it",  "so",  "be",  "we",   "if",  "for",  "per" };

@@ -331,7 +331,10 @@ static const char *parse_unit(struct parser *p)
                  { "hour", "h" },        { "hr", "h" },          { "minute", "min" },    { "second", "s" },
                  { "sec", "s" },         { "kilogram", "kg" },   { "gram", "g" },        { "pound", "lb" },
                  { "lbs", "lb" },        { "cent", "cent" },     { "mph", "mi/h" },      { "yard", "yd" },
-                 { "liter", "l" },       { "litre", "l" },       { "unit", "" },         { "units", "" } };
+                 { "liter", "l" },       { "litre", "l" },       { "unit", "" },         { "units", "" },
+                 { "hrs", "h" },         { "yds", "yd" },        { "kgs", "kg" },        { "yr", "year" },
+                 { "yrs", "year" },      { "ounce", "oz" },      { "kph", "km/h" },      { "kmh", "km/h" },
+                 { "milliliter", "ml" }, { "millilitre", "ml" } };
     struct buf b = BUF_INIT;
     int power = 1;
     for (;; p->i++) {
