@@ -299,7 +299,11 @@ static void on_terminal(unsigned short cols, void (*talk)(void), char *said, siz
     struct winsize size = { .ws_row = 25, .ws_col = cols };
     struct err e;
     int master = posix_openpt(O_RDWR | O_NOCTTY), keep = dup(2);
-    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    if (master < 0) {
+        printf("# skip: no pseudo-terminal can be had (is /dev/pts mounted?)\n");
+        skip();
+    }
+    assert_true(grantpt(master) == 0 && unlockpt(master) == 0);
     int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
     assert_true(slave >= 0 && ioctl(slave, TIOCSWINSZ, &size) == 0 && dup2(slave, 2) == 2);
     assert_ok(log_open("program", LOG_NORMAL, NULL, &e));
