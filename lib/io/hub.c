@@ -316,17 +316,12 @@ static int download(const struct hub_repo *r, const struct listing *l, struct er
 
 int hub_model(const char *name, char **dir, struct err *e)
 {
-    if (file_is_dir(name)) {
-        *dir = xstrdup(name);
-        return 0;
-    }
-    if (!hub_is_id(name))
-        return err_set(e, "%s: no such folder, and not a name of the hub (org/name)", name);
     struct hub_repo r;
     struct listing l = { "", NULL, 0, false, false };
     struct err why = { "" };
-    hub_repo_open(&r, "models", name);
-    int rc;
+    int rc = hub_model_named(&r, name, dir, e);
+    if (rc <= 0)
+        return rc;
     if (hub_offline()) {
         rc = hub_from_cache(&r, "HF_HUB_OFFLINE is set, so it is not downloaded", dir, e);
     } else if (read_listing(&r, &l, &why) < 0) {

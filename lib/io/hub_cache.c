@@ -224,7 +224,7 @@ int hub_from_cache(const struct hub_repo *r, const char *why, char **dir, struct
                    r->dir, why);
 }
 
-int hub_cached(const char *name, char **dir, struct err *e)
+int hub_model_named(struct hub_repo *r, const char *name, char **dir, struct err *e)
 {
     if (file_is_dir(name)) {
         *dir = xstrdup(name);
@@ -232,9 +232,17 @@ int hub_cached(const char *name, char **dir, struct err *e)
     }
     if (!hub_is_id(name))
         return err_set(e, "%s: no such folder, and not a name of the hub (org/name)", name);
+    hub_repo_open(r, "models", name);
+    return 1;
+}
+
+int hub_cached(const char *name, char **dir, struct err *e)
+{
     struct hub_repo r;
-    hub_repo_open(&r, "models", name);
-    int rc = hub_from_cache(&r, "nothing is downloaded here", dir, e);
+    int rc = hub_model_named(&r, name, dir, e);
+    if (rc <= 0)
+        return rc;
+    rc = hub_from_cache(&r, "nothing is downloaded here", dir, e);
     hub_repo_close(&r);
     return rc;
 }

@@ -19,6 +19,9 @@ struct hub_repo {
 void hub_repo_open(struct hub_repo *r, const char *kind, const char *name);
 void hub_repo_close(struct hub_repo *r);
 
+/* What a model's name means: 0 with *dir: a folder here; 1 with *r opened: a repository of the hub; -1: neither. */
+int hub_model_named(struct hub_repo *r, const char *name, char **dir, struct err *e);
+
 const char *hub_env(const char *name); /* NULL: unset or empty */
 bool hub_env_true(const char *name);   /* 1, on, yes, true */
 char *hub_token(void);                 /* NULL: none. Caller frees */
