@@ -252,6 +252,32 @@ static void remove_stale_journal(const struct output *o)
     free(path);
 }
 
+/* A run that was killed leaves F.PID.part behind, or one of its manifest, or a half made link; when its process is
+ * gone, so is the use of it. */
+static void remove_leftovers(const char *path)
+{
+    const char *base = path_base(path), *of_manifest = "run.json.";
+    char *dir = base == path ? xstrdup(".") : xstrndup(path, (size_t)(base - path));
+    size_t n = strlen(base);
+    DIR *d = opendir(dir);
+    struct dirent *ent;
+    while (d && (ent = readdir(d))) {
+        if (strncmp(ent->d_name, base, n) != 0 || ent->d_name[n] != '.')
+            continue;
+        const char *owner = ent->d_name + n + 1;
+        if (strncmp(owner, of_manifest, strlen(of_manifest)) == 0)
+            owner += strlen(of_manifest);
+        char *end;
+        long pid = strtol(owner, &end, 10);
+        if (pid > 0 && (strcmp(end, ".part") == 0 || strcmp(end, ".link") == 0) && kill((pid_t)pid, 0) < 0 &&
+            errno == ESRCH)
+            unlinkat(dirfd(d), ent->d_name, 0);
+    }
+    if (d)
+        closedir(d);
+    free(dir);
+}
+
 /* For all outputs: 1 if each is there or could be linked now. */
 static int already_done(struct output *out, int n, struct err *e)
 {
@@ -264,32 +290,12 @@ static int already_done(struct output *out, int n, struct err *e)
             return -1;
         log_info("%s %s", out[i].path, there ? "is up to date" : "taken from the store");
         remove_stale_journal(&out[i]);
+        remove_leftovers(out[i].path);
     }
     return 1;
 }
 
 /* ---- opening ---- */
-
-/* A run that was killed leaves F.PID.part behind; when its process is gone, so is the use of it. */
-static void remove_stale_parts(const char *path)
-{
-    const char *base = path_base(path);
-    char *dir = base == path ? xstrdup(".") : xstrndup(path, (size_t)(base - path));
-    size_t n = strlen(base);
-    DIR *d = opendir(dir);
-    struct dirent *ent;
-    while (d && (ent = readdir(d))) {
-        char *end;
-        if (strncmp(ent->d_name, base, n) != 0 || ent->d_name[n] != '.')
-            continue;
-        long pid = strtol(ent->d_name + n + 1, &end, 10);
-        if (pid > 0 && strcmp(end, ".part") == 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH)
-            unlinkat(dirfd(d), ent->d_name, 0);
-    }
-    if (d)
-        closedir(d);
-    free(dir);
-}
 
 static int open_output(struct output *o, const struct stage_spec *s, struct err *e)
 {
@@ -317,7 +323,7 @@ static int open_output(struct output *o, const struct stage_spec *s, struct err 
         if (rc < 0)
             return -1;
     }
-    remove_stale_parts(o->path);
+    remove_leftovers(o->path);
     buf_printf(&b, "%s.%ld.part", o->path, (long)getpid());
     o->tmp = buf_take(&b);
     int fd = open(o->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

@@ -126,8 +126,8 @@ killed() {
     killed "$ms" "${pipeline[@]}" OUT=got || rm -rf got
   done
   "${pipeline[@]}" OUT=got >/dev/null
-  (cd want && find data results -type f ! -name '*run.json' ! -name metrics.jsonl ! -name '*.part' | sort | xargs sha256sum) >want.sums
-  (cd got && find data results -type f ! -name '*run.json' ! -name metrics.jsonl ! -name '*.part' | sort | xargs sha256sum) >got.sums
+  (cd want && find data results -type f ! -name '*run.json' ! -name metrics.jsonl | sort | xargs sha256sum) >want.sums
+  (cd got && find data results -type f ! -name '*run.json' ! -name metrics.jsonl | sort | xargs sha256sum) >got.sums
   diff want.sums got.sums
   verify --all got/results --all got/data
 }

@@ -156,6 +156,27 @@ static void knows_when_there_is_no_work(void **state)
     assert_int_equal(made, 1);
 }
 
+static int shell(const char *script)
+{
+    char cmd[9000];
+    snprintf(cmd, sizeof cmd, "f=%s; alive=%ld; %s", out_path, (long)getppid(), script);
+    return system(cmd);
+}
+
+/* What a killed process leaves, beside what a living one has there. */
+static void leave_behind(void)
+{
+    assert_int_equal(shell("sh -c 'for p; do echo > $p.$$.part; echo > $p.$$.link; done' - $f $f.run.json;"
+                           " echo > $f.run.json.$alive.part"),
+                     0);
+}
+
+static void only_the_living(void)
+{
+    assert_int_equal(shell("test \"$(ls -d $f.*.part $f.*.link 2>/dev/null)\" = $f.run.json.$alive.part"), 0);
+    assert_int_equal(shell("rm $f.run.json.$alive.part"), 0);
+}
+
 static void journal_survives_a_torn_tail(void **state)
 {
     (void)state;
@@ -164,12 +185,8 @@ static void journal_survives_a_torn_tail(void **state)
     setenv("LATENT_STORE", "", 1);
     seed = 77;
     assert_int_equal(run(50, false), 0);
-    char cmd[9000];
-    snprintf(cmd, sizeof cmd, "sh -c 'echo half > %s.$$.part'", out_path); /* what a killed process leaves */
-    assert_int_equal(system(cmd), 0);
-    snprintf(cmd, sizeof cmd, "f=$(ls %s.*.journal | head -1); s=$(stat -c %%s $f); truncate -s $((s - 5)) $f",
-             out_path);
-    assert_int_equal(system(cmd), 0);
+    leave_behind();
+    assert_int_equal(shell("j=$(ls $f.*.journal | head -1); s=$(stat -c %s $j); truncate -s $((s - 5)) $j"), 0);
     assert_int_equal(run(1000, false), 1);
     assert_int_equal(made, 51); /* the torn entry was made again */
     struct manifest m;
@@ -179,8 +196,11 @@ static void journal_survives_a_torn_tail(void **state)
     assert_string_equal(m.options, "{\"seed\":77}"); /* RUN options are not in it */
     manifest_release(&m);
     free(path);
-    snprintf(cmd, sizeof cmd, "! ls %s.*.journal %s.*.part 2>/dev/null", out_path, out_path);
-    assert_int_equal(system(cmd), 0);
+    assert_int_equal(shell("! ls $f.*.journal 2>/dev/null"), 0);
+    only_the_living();
+    leave_behind();
+    assert_int_equal(run(1000, false), 0); /* up to date */
+    only_the_living();
 }
 
 static void second_process_is_refused(void **state)
