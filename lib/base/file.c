@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,6 +243,22 @@ bool path_ends_with(const char *path, const char *end)
 {
     size_t n = strlen(path), k = strlen(end);
     return n >= k && strcmp(path + n - k, end) == 0;
+}
+
+bool process_lives(long pid)
+{
+    if (pid <= 0 || (kill((pid_t)pid, 0) < 0 && errno == ESRCH))
+        return false;
+    char path[64], stat[512];
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return true;
+    ssize_t n = read(fd, stat, sizeof stat - 1);
+    close(fd);
+    stat[n > 0 ? n : 0] = '\0';
+    const char *name_end = strrchr(stat, ')'); /* PID (NAME) STATE ..., and a name may hold anything */
+    return !name_end || (name_end[1] == ' ' && name_end[2] != 'Z' && name_end[2] != 'X');
 }
 
 char *path_of_program(void)

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -144,19 +143,13 @@ static bool newer(const char *a, const char *b)
                                                  : x.st_mtim.tv_nsec >= y.st_mtim.tv_nsec);
 }
 
-static bool process_lives(const char *number)
-{
-    long pid = strtol(number, NULL, 10);
-    return pid > 0 && (kill((pid_t)pid, 0) == 0 || errno != ESRCH);
-}
-
 static bool take_left_file(struct walk *w, const char *path)
 {
     static const char *const ends[] = { ".part", ".link" };
     char *owner;
     for (int i = 0; i < 2; i++)
         if ((owner = owner_of(path, 0, ends[i]))) {
-            if (!process_lives(path + strlen(owner) + 1))
+            if (!process_lives(strtol(path + strlen(owner) + 1, NULL, 10)))
                 add_item(w, path, "part");
             free(owner);
             return true;

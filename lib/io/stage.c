@@ -269,8 +269,7 @@ static void remove_leftovers(const char *path)
             owner += strlen(of_manifest);
         char *end;
         long pid = strtol(owner, &end, 10);
-        if (pid > 0 && (strcmp(end, ".part") == 0 || strcmp(end, ".link") == 0) && kill((pid_t)pid, 0) < 0 &&
-            errno == ESRCH)
+        if (pid > 0 && (strcmp(end, ".part") == 0 || strcmp(end, ".link") == 0) && !process_lives(pid))
             unlinkat(dirfd(d), ent->d_name, 0);
     }
     if (d)

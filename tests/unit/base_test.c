@@ -1,9 +1,12 @@
 /* base_test.c - lib/base: buffers, JSON spans, numbers, random numbers, options, threads. */
 #define _XOPEN_SOURCE 700 /* posix_openpt */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
+#include <sys/wait.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/opt.h"
@@ -364,6 +367,24 @@ static void colour_can_be_refused(void **state)
     unsetenv("NO_COLOR");
 }
 
+static void zombies_do_not_live(void **state)
+{
+    (void)state;
+    assert_true(process_lives(getpid()));
+    assert_true(process_lives(1)); /* another user's, perhaps */
+    assert_false(process_lives(0));
+    assert_false(process_lives(99999999));
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    siginfo_t ended;
+    assert_int_equal(waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOWAIT), 0);
+    assert_int_equal(kill(pid, 0), 0); /* it is still there, unreaped */
+    assert_false(process_lives(pid));
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_false(process_lives(pid));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +400,7 @@ int main(void)
         cmocka_unit_test(arenas_stop_at_their_limit),
         cmocka_unit_test(progress_is_cut_to_the_terminal),
         cmocka_unit_test(colour_can_be_refused),
+        cmocka_unit_test(zombies_do_not_live),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
