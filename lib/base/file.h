@@ -47,7 +47,8 @@ bool path_ends_with(const char *path, const char *end); /* ".zst" */
  * whichever is there first; the last one if none is. Caller frees. */
 char *path_of_data(const char *name);
 
-/* Not of a zombie: it holds no file any more, and where nobody reaps (a container's first process) it stays for good. */
+/* Not of a zombie: it holds no file any more, and where nobody reaps (a container's first process) it stays for good.
+ */
 bool process_lives(long pid);
 
 /* Folder of the running program, for things that lie beside it (data, plugins, stages). Caller frees. */
