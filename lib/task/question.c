@@ -173,14 +173,26 @@ int question_from_row(const struct rec *r, const char *benchmark, const char *sp
     return rc;
 }
 
+/* Rows as they are published are what people bring first. */
+static int refuse_published(const struct rec *r, struct err *e)
+{
+    struct json v;
+    const char *set = rec_get(r, "source_id", &v) ? NULL : question_benchmark(question_schema_of(r));
+    if (!set)
+        return 0;
+    return err_set(
+        e, "%s: a row of %s as it is published, without source_id; dataset --file FILE makes questions of such rows",
+        r->where, set);
+}
+
 int question_read(struct question *q, const struct rec *r, struct err *e)
 {
     buf_reset(&q->benchmark);
     buf_reset(&q->source_id);
     buf_reset(&q->question);
     buf_reset(&q->gold);
-    if (rec_text(r, "source_id", &q->source_id, e) < 0 || rec_text(r, "question", &q->question, e) < 0 ||
-        rec_text(r, "gold_answer", &q->gold, e) < 0)
+    if (refuse_published(r, e) < 0 || rec_text(r, "source_id", &q->source_id, e) < 0 ||
+        rec_text(r, "question", &q->question, e) < 0 || rec_text(r, "gold_answer", &q->gold, e) < 0)
         return -1;
     return rec_text_or_null(r, "benchmark", &q->benchmark, e) < 0 ? -1 : 0;
 }

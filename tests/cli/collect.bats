@@ -165,6 +165,12 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   echo '{"benchmark": "math", "source_id": "a", "gold_answer": "1"}' >nokey.jsonl
   fails 1 '^collect: nokey.jsonl:1: .*question' tiny nokey.jsonl
   fails 3 'nokey.jsonl:1: .*question' collect --model "$GOLDEN/models/qwen3" --max-tokens 4 --keep-going questions.jsonl nokey.jsonl
+  cat "$GOLDEN/questions/math_train.jsonl" >raw.jsonl
+  fails 1 '^collect: raw.jsonl:1: a row of math as it is published.*dataset --file' tiny raw.jsonl
+  echo '{"question": "2+3?", "answer": "#### 5"}' >raw.jsonl
+  fails 1 '^collect: raw.jsonl:1: a row of gsm8k .*dataset' tiny raw.jsonl
+  echo '{"question": "2+3?", "gold_answer": "5"}' >nokey.jsonl # dataset knows no such rows
+  fails 1 '^collect: nokey.jsonl:1: no key "source_id"' tiny nokey.jsonl
   printf '{"benchmark": "math", "source_id": "a", "question": "%s", "gold_answer": "1"}\n' "$(yes word | head -60000 | tr '\n' ' ')" >long.jsonl
   cat questions.jsonl >>long.jsonl
   fails 1 '^collect: long.jsonl:1: ' tiny long.jsonl
