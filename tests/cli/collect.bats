@@ -180,7 +180,7 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   mkdir nothing
   fails 1 '^collect: nothing' collect --model nothing questions.jsonl
   fails 1 '^collect: .*encoder' collect --model "$GOLDEN/models/bert" --prompt-format raw questions.jsonl
-  fails 1 'embedded:nobody: no embedded model of this name' collect --model embedded:nobody questions.jsonl
+  fails 1 'embedded:nobody: no embedded model of this name .*compressor, reasoner' collect --model embedded:nobody questions.jsonl
   fails 2 '^collect: unknown option --wrong' tiny --wrong questions.jsonl
   fails 2 'prompt-format' tiny --prompt-format latex questions.jsonl
   fails 2 'temperature' tiny --temperature=-1 questions.jsonl
