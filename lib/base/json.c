@@ -168,6 +168,8 @@ static int skip_scalar(const char *s, size_t n, size_t *i, struct err *e)
     default:
         if (s[*i] == '-' || (s[*i] >= '0' && s[*i] <= '9'))
             return skip_number(s, n, i, e);
+        if (n - *i >= 3 && memcmp(s + *i, "\xef\xbb\xbf", 3) == 0)
+            return err_set(e, "a byte order mark at byte %zu, where a value was expected", *i);
         return err_set(e, "expected a value at byte %zu", *i);
     }
 }

@@ -54,11 +54,14 @@ static void json_refuses_with_a_place(void **state)
     static const struct {
         const char *text, *part;
     } bad[] = {
-        { "", "ends at byte 0" },       { "{\"a\":1", "byte 6" },         { "{\"a\" 1}", "expected ':'" },
-        { "[1,]", "expected a value" }, { "[01]", "bad number" },         { "\"\x01\"", "control character" },
-        { "\"\xff\"", "not UTF-8" },    { "\"\\x\"", "bad escape" },      { "\"\\u12g4\"", "bad \\u" },
-        { "1 2", "goes on" },           { "{1:2}", "expected a key" },    { "nul", "expected a value" },
-        { "\"abc", "has no end" },      { "[1}", "expected ',' or ']'" }, { "-", "bad number" },
+        { "", "ends at byte 0" },        { "{\"a\":1", "byte 6" },
+        { "{\"a\" 1}", "expected ':'" }, { "[1,]", "expected a value" },
+        { "[01]", "bad number" },        { "\"\x01\"", "control character" },
+        { "\"\xff\"", "not UTF-8" },     { "\"\\x\"", "bad escape" },
+        { "\"\\u12g4\"", "bad \\u" },    { "1 2", "goes on" },
+        { "{1:2}", "expected a key" },   { "nul", "expected a value" },
+        { "\"abc", "has no end" },       { "[1}", "expected ',' or ']'" },
+        { "-", "bad number" },           { "\xef\xbb\xbf{}", "a byte order mark at byte 0" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct err e = { "" };
