@@ -47,7 +47,7 @@ static const struct opt opts[] = {
                  OPT_RESULT),
     OPT_ROW_INT("batch", 'b', &o.batch, "N", "tokens of one pass (a longer row has its own)", OPT_RUN, 1, 1e8),
     OPT_ROW_GROUP("Reward server"),
-    OPT_ROW_FLAG("serve", 0, &o.serve, "answer requests over HTTP until SIGINT or SIGTERM", OPT_RUN),
+    OPT_ROW_FLAG("serve", 0, &o.serve, "answer requests over HTTP until SIGINT, SIGTERM or SIGHUP", OPT_RUN),
     OPT_ROW_STRING("host", 0, &o.host, "ADDRESS", "with --serve: address of the loopback to listen on", OPT_RUN),
     OPT_ROW_INT("port", 0, &o.port, "N", "with --serve: port; 0: any free one", OPT_RUN, 0, 65535),
     OPT_ROW_INT("max-concurrency", 0, &o.concurrency, "N", "with --serve: requests scored together at most", OPT_RUN, 1,
@@ -310,6 +310,7 @@ static int serve(const struct model_place *p, struct err *e)
 {
     struct serve *s;
     sigset_t stop;
+    struct sigaction hangup;
     int got;
     struct serve_options so = { .name = p->name,
                                 .dir = p->dir,
@@ -324,6 +325,8 @@ static int serve(const struct model_place *p, struct err *e)
     sigemptyset(&stop);
     sigaddset(&stop, SIGINT);
     sigaddset(&stop, SIGTERM);
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN) /* ignored: nohup */
+        sigaddset(&stop, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &stop, NULL); /* in all threads: sigwait takes them */
     raise_file_limit();
     if (serve_open(&s, &so, e) < 0)

@@ -55,10 +55,13 @@ struct stage {
 
 static volatile sig_atomic_t interrupted;
 
+/* Who sends a second SIGINT or SIGTERM means it. A terminal that is closed sends SIGHUP twice by itself: by its shell
+ * and by the kernel. */
 static void on_signal(int sig)
 {
     interrupted = 1;
-    signal(sig, SIG_DFL);
+    if (sig != SIGHUP)
+        signal(sig, SIG_DFL);
 }
 
 bool stage_interrupted(void)
@@ -74,13 +77,13 @@ int stage_stopped(struct stage *st, struct err *e)
     return err_set(e, "interrupted%s", kept ? "; finished records are kept, the same command goes on from here" : "");
 }
 
-/* A shell's background job starts with SIGINT ignored: leave that. */
+/* A shell's background job starts with SIGINT ignored, one of nohup with SIGHUP: leave that. */
 void stage_catch_signals(void)
 {
     struct sigaction sa = { .sa_handler = on_signal }, old;
     sigemptyset(&sa.sa_mask);
-    static const int which[] = { SIGINT, SIGTERM };
-    for (int i = 0; i < 2; i++)
+    static const int which[] = { SIGINT, SIGTERM, SIGHUP };
+    for (size_t i = 0; i < sizeof which / sizeof *which; i++)
         if (sigaction(which[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
             sigaction(which[i], &sa, NULL);
 }

@@ -102,8 +102,8 @@ uint64_t stage_resumed(const struct stage *st); /* units taken back from the jou
 int stage_check_input(const struct rec_reader *in, bool require, struct err *e);
 void stage_catch_signals(void);
 
-/* SIGINT or SIGTERM has come: finish the record in hand, then fail with stage_stopped (always -1). A second signal
- * kills. */
+/* SIGINT, SIGTERM or SIGHUP (a closed terminal) has come: finish the record in hand, then fail with stage_stopped
+ * (always -1). A second SIGINT or SIGTERM kills. */
 bool stage_interrupted(void);
 int stage_stopped(struct stage *st, struct err *e);
 

@@ -14,8 +14,8 @@
  *
  * One thread talks to all clients, one computes: it takes up to max_concurrency waiting requests at a time and scores
  * them together. A score is the same to the bit whatever it is scored with. A client that needs longer than
- * `seconds` for its request is cut off. Signals are the caller's business: SIGINT and SIGTERM should be blocked before
- * serve_open, whose threads inherit that. */
+ * `seconds` for its request is cut off. Signals are the caller's business: those that shall stop it should be blocked
+ * before serve_open, whose threads inherit that. */
 #ifndef LATENT_TASK_SERVE_H
 #define LATENT_TASK_SERVE_H
 

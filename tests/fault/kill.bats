@@ -100,21 +100,38 @@ killed() {
   [ ! -e "$journal" ]
 }
 
-@test "fault: SIGTERM ends at a record; the same command goes on" {
+# sampling COMMAND...: runs COMMAND behind until some records are in its journal; $pid
+sampling() {
+  "$@" -o got.jsonl 2>err &
+  pid=$!
+  until [ "$(cat got.jsonl.*.journal 2>/dev/null | wc -c)" -gt 5000 ]; do kill -0 $pid || return 1; done
+}
+
+@test "fault: SIGTERM and SIGHUP end at a record; the same command goes on" {
   dataset math --file "$GOLDEN/questions/math_train.jsonl" -o q.jsonl
   args=(--model "$GOLDEN/models/qwen3" --num-samples 24 --temperature 0.7 --max-tokens 64 --batch 4 q.jsonl)
   collect "${args[@]}" -q -o want.jsonl
-  collect "${args[@]}" -o got.jsonl 2>err &
-  pid=$!
-  until [ "$(cat got.jsonl.*.journal 2>/dev/null | wc -c)" -gt 5000 ]; do kill -0 $pid || return 1; done
-  kill -TERM $pid
-  status=0
-  wait $pid || status=$?
-  [ $status != 0 ]
-  grep -q 'interrupted; finished records are kept' err
-  [ ! -e got.jsonl ]
-  collect "${args[@]}" -q -o got.jsonl
-  same want.jsonl got.jsonl
+  for how in TERM HUP 'HUP HUP'; do # a closed terminal: SIGHUP from the shell and from the kernel
+    sampling env --default-signal=HUP collect "${args[@]}"
+    for sig in $how; do kill -$sig $pid; done
+    status=0
+    wait $pid || status=$?
+    [ $status = 1 ]
+    grep -q 'interrupted; finished records are kept' err
+    [ ! -e got.jsonl ]
+    [ -z "$(ls | grep part)" ]
+    collect "${args[@]}" -q -o got.jsonl
+    same want.jsonl got.jsonl
+    rm got.jsonl*
+  done
+}
+
+@test "fault: with SIGHUP ignored, as nohup does, a closed terminal ends nothing" {
+  dataset math --file "$GOLDEN/questions/math_train.jsonl" -o q.jsonl
+  sampling env --ignore-signal=HUP collect --model "$GOLDEN/models/qwen3" --num-samples 24 --temperature 0.7 --max-tokens 64 --batch 4 q.jsonl
+  kill -HUP $pid
+  wait $pid
+  [ -e got.jsonl ]
 }
 
 @test "fault: a whole pipeline killed at random moments ends with the same bytes" {
