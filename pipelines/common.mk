@@ -135,7 +135,9 @@ else
 
 .PHONY: all report clean
 all report clean:
-	+@$(check_names)mkdir -p '$(OUT)'; exec 9>>'$(OUT)/lock'; \
+	+@$(check_names)if ! why=$$({ mkdir -p '$(OUT)' && : >>'$(OUT)/lock'; } 2>&1); then \
+	  echo "$(NAME): OUT=$(OUT): nothing can be written in this folder ($${why##*: })" >&2; exit 2; fi; \
+	exec 9>>'$(OUT)/lock'; \
 	if ! flock -n 9; then echo "$(NAME): $(OUT) is in use by $$(cat '$(OUT)/lock'); wait (the stage of a make that was killed runs on), or give another OUT" >&2; exit 2; fi; \
 	echo "process $$PPID on $$(uname -n) (make -f $(PIPELINE) $@, since $$(date +%T))" >'$(OUT)/lock'; \
 	$(if $(filter $(realpath $(ROOT)/bin),$(realpath $(BIN)))$(if $(realpath $(BIN)),,x), \

@@ -167,6 +167,11 @@ called() {
   refused "RATIOS is no variable of this pipeline: make -f $ROOT/pipelines/tokenskip_math.mk help lists them" RATIOS=0.9
   refused "N is no variable" plan N=5
   refused "OUT=my out: make cannot work with a blank in the name" OUT="my out"
+  : >file
+  for place in file file/below /proc /proc/new; do # /proc takes files of nobody
+    fails 2 "^tokenskip_math: OUT=$place: nothing can be written in this folder \([A-Z][^:]*\)$" pipeline OUT=$place
+    [ "$(grep -vc '^make: \*\*\*\|MODEL=' .stderr)" = 1 ]
+  done
   mkdir "my checkout"
   cp -r "$ROOT/pipelines" "my checkout/pipelines"
   (cd "my checkout" && fails 2 'my checkout: make cannot work with a blank in the name' make -f pipelines/tokenskip_math.mk)
