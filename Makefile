@@ -137,6 +137,7 @@ $(B)/emu/%.o: kernels/cuda/emu/%.cpp $(B)/flags
 	@mkdir -p $(@D)
 	$(call say,CXX,$@)
 	$(Q)$(CXX) $(CXX_FLAGS) -MMD -MP -c $< -o $@
+$(B)/tests/cuda/feed_test: LDFLAGS += $(if $(HAVE_CXX),-Xlinker --wrap=device_open)
 $(CUDA_TEST_SRC:%.c=$(B)/%): $(B)/tests/cuda/%: $(B)/tests/cuda/%.o $(if $(HAVE_CXX),$(EMU_OBJ)) $(B)/liblatent.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)

@@ -115,13 +115,19 @@ struct item {
 
 enum { MOST_ITEMS = 512, BYTES_A_TOKEN = 16 }; /* a batch ends with so many texts, or so many bytes a token of a pass */
 
+/* While the device computes one batch, the one before is cut and written and the next is read. */
+struct batch {
+    struct compress_job *job; /* [MOST_ITEMS] */
+    struct item *item;
+    size_t n, bytes;
+    bool begun;
+};
+
 struct work {
     struct stage *st;
     struct compressor *c;
     const struct outputs *out;
-    struct compress_job *job;
-    struct item *item;
-    size_t n, bytes;
+    struct batch batch[2], *now, *before; /* now: being filled */
     uint64_t seen, done;
     long wrong, empty, long_ones, rejected;
 };
@@ -134,10 +140,8 @@ static int put_nothing(struct work *w, uint64_t unit, struct hash128 hash, struc
     return 0;
 }
 
-static int put_job(struct work *w, size_t i, struct buf *b, struct err *e)
+static int put_job(struct work *w, const struct item *it, const struct compress_job *j, struct buf *b, struct err *e)
 {
-    const struct item *it = &w->item[i];
-    const struct compress_job *j = &w->job[i];
     const struct rec *sample = o.text ? NULL : &it->rec;
     for (int k = 0; k < w->out->n; k++) {
         if (stage_have(w->st, k, it->unit, it->hash))
@@ -156,22 +160,39 @@ static int put_job(struct work *w, size_t i, struct buf *b, struct err *e)
     return 0;
 }
 
-static int flush(struct work *w, struct err *e)
+/* The batch before is finished and written, if there is one. */
+static int settle(struct work *w, struct err *e)
 {
+    struct batch *x = w->before;
     struct buf b = BUF_INIT;
-    int rc = w->n ? compressor_run(w->c, w->job, w->n, e) : 0;
-    for (size_t i = 0; i < w->n; i++) {
-        if (rc == 0)
-            rc = put_job(w, i, &b, e);
-        rec_release(&w->item[i].rec);
+    int rc = x->begun ? compressor_end(w->c, e) : 0;
+    for (size_t i = 0; i < x->n; i++) {
+        if (x->begun && rc == 0)
+            rc = put_job(w, &x->item[i], &x->job[i], &b, e);
+        rec_release(&x->item[i].rec);
     }
-    w->done += w->n;
-    w->n = w->bytes = 0;
+    w->done += x->begun ? x->n : 0;
+    x->n = x->bytes = 0;
+    x->begun = false;
     buf_release(&b);
     progress_at(w->seen, NULL);
-    if (rc == 0 && stage_interrupted())
-        rc = stage_stopped(w->st, e);
     return rc;
+}
+
+/* Begins with the batch that was filled; then the one before has its turn, also where this fails. */
+static int flush(struct work *w, struct err *e)
+{
+    struct err older;
+    struct batch *x = w->now;
+    int rc = x->n ? compressor_begin(w->c, x->job, x->n, e) : 0;
+    x->begun = rc == 0 && x->n;
+    if (settle(w, &older) < 0) {
+        *e = older;
+        rc = -1;
+    }
+    w->now = w->before;
+    w->before = x;
+    return rc == 0 && stage_interrupted() ? stage_stopped(w->st, e) : rc;
 }
 
 /* Is the sample to be compressed? 1, 0, or -1. Its reasoning is appended to text. */
@@ -223,8 +244,9 @@ static void take_text(const struct rec *r, struct buf *text)
 static int take(struct work *w, const struct rec *r, bool bad, struct err *e)
 {
     struct hash128 hash = hash_bytes(r->line, r->len);
-    struct compress_job *j = &w->job[w->n];
-    struct item *it = &w->item[w->n];
+    struct batch *x = w->now;
+    struct compress_job *j = &x->job[x->n];
+    struct item *it = &x->item[x->n];
     bool have = true;
     for (int i = 0; i < w->out->n && have; i++)
         have = stage_have(w->st, i, r->index, hash);
@@ -254,14 +276,14 @@ static int take(struct work *w, const struct rec *r, bool bad, struct err *e)
     j->sample = o.text ? NULL : &it->rec;
     it->hash = hash;
     it->unit = r->index;
-    w->n++;
-    w->bytes += j->text.len;
-    if (w->n == MOST_ITEMS || w->bytes >= (size_t)o.batch * BYTES_A_TOKEN)
-        return flush(w, e);
-    return 0;
+    x->n++;
+    x->bytes += j->text.len;
+    if (x->n < MOST_ITEMS && x->bytes < (size_t)o.batch * BYTES_A_TOKEN)
+        return 0;
+    return flush(w, e);
 }
 
-static int move_records(struct work *w, struct err *e)
+static int take_all(struct work *w, struct err *e)
 {
     struct rec r;
     int rc;
@@ -273,6 +295,18 @@ static int move_records(struct work *w, struct err *e)
             return -1;
     }
     return flush(w, e);
+}
+
+/* What has begun is written, whatever came after it. */
+static int move_records(struct work *w, struct err *e)
+{
+    struct err older;
+    int rc = take_all(w, e);
+    if (settle(w, &older) < 0) {
+        *e = older;
+        rc = -1;
+    }
+    return rc;
 }
 
 static int finish(struct work *w, struct err *e)
@@ -295,12 +329,27 @@ static int finish(struct work *w, struct err *e)
     return rc;
 }
 
+static void free_batch(struct batch *x)
+{
+    for (size_t i = 0; i < MOST_ITEMS; i++) {
+        compress_job_release(&x->job[i]);
+        if (i < x->n)
+            rec_release(&x->item[i].rec);
+        buf_release(&x->item[i].line);
+    }
+    free(x->job);
+    free(x->item);
+}
+
 static int compress_all(struct stage *st, const struct compress_spec *spec, const struct outputs *out, struct err *e,
                         long *rejected)
 {
     struct work w = { .st = st, .out = out };
-    w.job = xcalloc(MOST_ITEMS, sizeof *w.job);
-    w.item = xcalloc(MOST_ITEMS, sizeof *w.item);
+    for (int i = 0; i < 2; i++)
+        w.batch[i] = (struct batch){ .job = xcalloc(MOST_ITEMS, sizeof *w.batch[i].job),
+                                     .item = xcalloc(MOST_ITEMS, sizeof *w.batch[i].item) };
+    w.now = &w.batch[0];
+    w.before = &w.batch[1];
     int rc = compressor_open(&w.c, spec, e);
     if (rc == 0) {
         progress_begin("compressing", 0, "samples");
@@ -310,14 +359,8 @@ static int compress_all(struct stage *st, const struct compress_spec *spec, cons
     if (rc == 0)
         rc = finish(&w, e);
     *rejected = w.rejected;
-    for (size_t i = 0; i < MOST_ITEMS; i++) {
-        compress_job_release(&w.job[i]);
-        if (i < w.n)
-            rec_release(&w.item[i].rec);
-        buf_release(&w.item[i].line);
-    }
-    free(w.job);
-    free(w.item);
+    for (int i = 0; i < 2; i++)
+        free_batch(&w.batch[i]);
     compressor_close(w.c);
     return rc;
 }

@@ -11,7 +11,8 @@
 #include <string.h>
 
 static const size_t PINNED = 8 << 20, WORKSPACE = 32 << 20;
-enum { PLANS = 512, NOTES = 256, NOTE_BYTES = 4096 };
+enum { PLANS = 512, NOTES = 256, NOTE_BYTES = 16384 };
+static const size_t INPUT_BYTES = NOTES / 8 * NOTE_BYTES; /* the longest list: a pass has three, two are under way */
 
 /* One shape that has been multiplied before: heuristics cost more than a small multiplication. */
 struct plan {
@@ -30,7 +31,7 @@ struct rt {
     void *workspace;
     void *pinned[2];
     cudaEvent_t used[2]; /* the copy out of pinned[i] is over */
-    char *notes; /* [NOTES][NOTE_BYTES] pinned: small writes of a step, which must not wait for the step before */
+    char *notes;         /* [NOTES][NOTE_BYTES] pinned: inputs of a pass, which must not wait for the pass before */
     cudaEvent_t noted[NOTES];
     int next_note;
     plan *plans;
@@ -239,19 +240,29 @@ int rt_upload(rt *r, void *to, size_t bytes, rt_fill *fill, void *arg, err *e)
     return 0;
 }
 
+static int write_note(rt *r, char *to, const char *host, size_t bytes, err *e)
+{
+    int i = r->next_note;
+    char *note = r->notes + static_cast<size_t>(i) * NOTE_BYTES;
+    r->next_note = (i + 1) % NOTES;
+    TRY("a write", cudaEventSynchronize(r->noted[i]));
+    memcpy(note, host, bytes);
+    TRY("a write", cudaMemcpyAsync(to, note, bytes, cudaMemcpyHostToDevice, r->stream));
+    TRY("a write", cudaEventRecord(r->noted[i], r->stream));
+    return 0;
+}
+
+/* Through the two buffers of uploads a second write waits for the first, which may stand behind a whole pass. */
 int rt_write(rt *r, void *to, const void *host, size_t bytes, err *e)
 {
-    if (bytes <= NOTE_BYTES) {
-        int i = r->next_note;
-        char *note = r->notes + static_cast<size_t>(i) * NOTE_BYTES;
-        r->next_note = (i + 1) % NOTES;
-        TRY("a write", cudaEventSynchronize(r->noted[i]));
-        memcpy(note, host, bytes);
-        TRY("a write", cudaMemcpyAsync(to, note, bytes, cudaMemcpyHostToDevice, r->stream));
-        TRY("a write", cudaEventRecord(r->noted[i], r->stream));
-        return 0;
+    if (bytes > INPUT_BYTES)
+        return rt_upload(r, to, bytes, fill_from_memory, const_cast<void *>(host), e);
+    for (size_t at = 0; at < bytes; at += NOTE_BYTES) {
+        size_t n = bytes - at < NOTE_BYTES ? bytes - at : size_t{ NOTE_BYTES };
+        if (write_note(r, static_cast<char *>(to) + at, static_cast<const char *>(host) + at, n, e) < 0)
+            return -1;
     }
-    return rt_upload(r, to, bytes, fill_from_memory, const_cast<void *>(host), e);
+    return 0;
 }
 
 int rt_read(rt *r, void *host, const void *from, size_t bytes, err *e)

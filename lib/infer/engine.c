@@ -30,6 +30,8 @@ static int check_options(struct engine *g, struct err *e)
         return err_set(e, "read delay is %d steps, expected 0 to %d", o->read_delay, MAX_READ_DELAY);
     if (o->kv_memory < 0)
         return err_set(e, "key-value memory is %lld bytes", (long long)o->kv_memory);
+    if (o->read_delay == 0 && g->device->record_begin) /* it works behind the host */
+        o->read_delay = MAX_READ_DELAY;
     o->batch = o->batch ? o->batch : DEFAULT_BATCH;
     o->prefill_chunk = o->prefill_chunk ? o->prefill_chunk : DEFAULT_CHUNK;
     return 0;

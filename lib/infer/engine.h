@@ -105,7 +105,8 @@ struct engine_options {
                                           most a quarter of the machine's memory */
     int batch;                         /* sequences that run at the same time at most; 0: 16 */
     int prefill_chunk;                 /* prompt tokens computed beside a decode step at most; 0: 256 */
-    int read_delay;                    /* 0..2: how many steps late the host reads tokens */
+    int read_delay;                    /* how many steps late the host reads tokens, up to 2; 0: 2 where the device
+                                          computes while the host goes on, none where it does not */
     const struct tokenizer *tokenizer; /* for stop strings; may be NULL */
     const int32_t *shown_as;           /* [vocabulary], borrowed: the id whose text stands for each; NULL: its own */
 };

@@ -17,6 +17,7 @@ struct scorer {
     int piece; /* positions of one piece */
     struct tensor *logits, *logprob, *entropy, *index, *target;
     struct tensor *ids, *row, *begin; /* of a pass; grown for longer ones */
+    struct tensor *all[2];            /* its log-probabilities and entropies */
     int rows, seqs;                   /* what these have room for */
     int32_t *host;                    /* [4 * rows + seqs + 1]: ids, table rows, index, target, begin */
     float *scores;                    /* [2 * rows] */
@@ -24,14 +25,10 @@ struct scorer {
 
 static void free_pass(struct scorer *s)
 {
-    struct tensor *t[] = { s->ids, s->row, s->begin };
-    for (int i = 0; i < 3; i++)
+    struct tensor *t[] = { s->ids, s->row, s->begin, s->all[0], s->all[1] };
+    for (int i = 0; i < 5; i++)
         s->d->tensor_free(s->d, t[i]);
-    s->ids = s->row = s->begin = NULL;
-    free(s->host);
-    free(s->scores);
-    s->host = NULL;
-    s->scores = NULL;
+    s->ids = s->row = s->begin = s->all[0] = s->all[1] = NULL;
     s->rows = s->seqs = 0;
 }
 
@@ -45,10 +42,12 @@ static int room_for(struct scorer *s, int rows, int seqs, struct err *e)
     free_pass(s);
     if (d->tensor_new(d, &s->ids, DTYPE_I32, 1, rows, "tokens", e) < 0 ||
         d->tensor_new(d, &s->row, DTYPE_I32, 1, rows, "positions", e) < 0 ||
-        d->tensor_new(d, &s->begin, DTYPE_I32, 1, seqs + 1, "sequences", e) < 0)
+        d->tensor_new(d, &s->begin, DTYPE_I32, 1, seqs + 1, "sequences", e) < 0 ||
+        d->tensor_new(d, &s->all[0], DTYPE_F32, 1, rows, "log-probabilities", e) < 0 ||
+        d->tensor_new(d, &s->all[1], DTYPE_F32, 1, rows, "entropies", e) < 0)
         return -1;
-    s->host = xcalloc(4 * (size_t)rows + (size_t)seqs + 1, sizeof *s->host);
-    s->scores = xcalloc(2 * (size_t)rows, sizeof *s->scores);
+    s->host = xreallocarray(s->host, 4 * (size_t)rows + (size_t)seqs + 1, sizeof *s->host);
+    s->scores = xreallocarray(s->scores, 2 * (size_t)rows, sizeof *s->scores);
     s->rows = rows;
     s->seqs = seqs;
     return model_reserve(s->m, rows, e);
@@ -85,28 +84,35 @@ void scorer_close(struct scorer *s)
     for (int i = 0; i < 5; i++)
         s->d->tensor_free(s->d, t[i]);
     free_pass(s);
+    free(s->host);
+    free(s->scores);
     free(s);
 }
 
 /* ---- one pass ---- */
 
+struct pass {
+    const struct score_seq *const *seq; /* [n]; NULL: none */
+    int n;
+    struct read_ticket *read[2]; /* log-probabilities, entropies or NULL */
+};
+
 /* Log-probabilities of `n` positions (rows index[], tokens target[]) of the pass, in pieces. */
-static int score_positions(struct scorer *s, const int32_t *index, const int32_t *target, int n, bool entropy,
-                           struct err *e)
+static void score_positions(struct scorer *s, const int32_t *index, const int32_t *target, int n, bool entropy)
 {
     struct device *d = s->d;
-    float *logprobs = s->scores, *entropies = s->scores + s->rows;
     for (int from = 0; from < n; from += s->piece) {
         int k = n - from < s->piece ? n - from : s->piece;
+        struct block_copy keep[] = {
+            { .y = s->all[0], .y_col = from, .x = s->logprob, .rows = 1, .cols = k, .by = 1 },
+            { .y = s->all[1], .y_col = from, .x = s->entropy, .rows = 1, .cols = k, .by = 1 },
+        };
         d->tensor_write(d, s->index, 0, index + from, (size_t)k);
         d->tensor_write(d, s->target, 0, target + from, (size_t)k);
         model_logits(s->m, s->logits, s->index, k);
         d->logprobs(d, s->logprob, entropy ? s->entropy : NULL, NULL, s->logits, s->target, k, s->vocab);
-        if (d->tensor_read(d, s->logprob, 0, logprobs + from, (size_t)k, e) < 0 ||
-            (entropy && d->tensor_read(d, s->entropy, 0, entropies + from, (size_t)k, e) < 0))
-            return -1;
+        d->copy_blocks(d, keep, entropy ? 2 : 1);
     }
-    return 0;
 }
 
 static void hand_out(const struct scorer *s, const struct score_seq *const *seq, int n)
@@ -121,9 +127,10 @@ static void hand_out(const struct scorer *s, const struct score_seq *const *seq,
         }
 }
 
-static int run_pass(struct scorer *s, const struct score_seq *const *seq, int n, int rows, struct err *e)
+/* Enqueues a pass and the reads of what it gives. */
+static int begin_pass(struct scorer *s, struct pass *p, int rows, struct err *e)
 {
-    if (room_for(s, rows, n, e) < 0)
+    if (room_for(s, rows, p->n, e) < 0)
         return -1;
     struct device *d = s->d;
     int32_t *ids = s->host, *row = ids + s->rows, *index = row + s->rows, *target = index + s->rows,
@@ -131,28 +138,43 @@ static int run_pass(struct scorer *s, const struct score_seq *const *seq, int n,
     int at = 0, wanted = 0;
     bool entropy = false;
     begin[0] = 0;
-    for (int i = 0; i < n; i++) {
-        int64_t offset = model_rope_offset(s->m, seq[i]->n);
-        for (int t = 0; t < seq[i]->n; t++, at++) {
-            ids[at] = seq[i]->ids[t];
+    for (int i = 0; i < p->n; i++) {
+        const struct score_seq *q = p->seq[i];
+        int64_t offset = model_rope_offset(s->m, q->n);
+        for (int t = 0; t < q->n; t++, at++) {
+            ids[at] = q->ids[t];
             row[at] = (int32_t)(t + offset);
-            if (t >= seq[i]->first) {
+            if (t >= q->first) {
                 index[wanted] = at - 1;
                 target[wanted++] = ids[at];
             }
         }
         begin[i + 1] = at;
-        entropy |= seq[i]->entropy != NULL;
+        entropy |= q->entropy != NULL;
     }
     d->tensor_write(d, s->ids, 0, ids, (size_t)rows);
     d->tensor_write(d, s->row, 0, row, (size_t)rows);
-    d->tensor_write(d, s->begin, 0, begin, (size_t)n + 1);
-    model_forward_varlen(
-        s->m, &(struct model_varlen){ .rows = rows, .nseq = n, .ids = s->ids, .table_row = s->row, .begin = s->begin });
-    if (score_positions(s, index, target, wanted, entropy, e) < 0)
-        return -1;
-    hand_out(s, seq, n);
+    d->tensor_write(d, s->begin, 0, begin, (size_t)p->n + 1);
+    model_forward_varlen(s->m, &(struct model_varlen){
+                                   .rows = rows, .nseq = p->n, .ids = s->ids, .table_row = s->row, .begin = s->begin });
+    score_positions(s, index, target, wanted, entropy);
+    for (int i = 0; i < (entropy ? 2 : 1); i++)
+        if (d->read_begin(d, &p->read[i], s->all[i], 0, (size_t)wanted, e) < 0)
+            return -1;
     return 0;
+}
+
+/* Waits for a pass, if there is one. */
+static int end_pass(struct scorer *s, struct pass *p, struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; i < 2; i++)
+        if (p->read[i] && s->d->read_wait(s->d, p->read[i], s->scores + i * s->rows, rc < 0 ? NULL : e) < 0)
+            rc = -1;
+    if (rc == 0)
+        hand_out(s, p->seq, p->n);
+    *p = (struct pass){ NULL, 0, { NULL, NULL } };
+    return rc;
 }
 
 /* ---- packing ---- */
@@ -178,12 +200,19 @@ int scorer_run(struct scorer *s, const struct score_seq *seq, int n, struct err 
     }
     if (count)
         qsort(order, (size_t)count, sizeof *order, longest_first);
+    struct pass before = { NULL, 0, { NULL, NULL } };
     for (int from = 0, to; from < count && rc == 0; from = to) {
         int rows = order[from]->n;
         for (to = from + 1; to < count && order[to]->n <= s->max_rows - rows; to++)
             rows += order[to]->n;
-        rc = run_pass(s, order + from, to - from, rows, e);
+        struct pass now = { order + from, to - from, { NULL, NULL } };
+        rc = begin_pass(s, &now, rows, e);
+        if (end_pass(s, &before, rc < 0 ? NULL : e) < 0) /* the device has work meanwhile */
+            rc = -1;
+        before = now;
     }
+    if (end_pass(s, &before, rc < 0 ? NULL : e) < 0)
+        rc = -1;
     free(order);
     return rc;
 }

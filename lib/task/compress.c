@@ -17,6 +17,13 @@
 
 enum { PACKAGE_WINDOW = 512, LONGEST_WINDOW = 4096 };
 
+struct begun {
+    struct compress_job *jobs;
+    size_t n;
+    bool modelled; /* its scores come from the model */
+    struct compress_flight flight;
+};
+
 struct compressor {
     struct compress_spec spec;
     struct tokenizer *own, *target;
@@ -30,7 +37,9 @@ struct compressor {
     bool below_one; /* some ratio cuts */
     struct pool *pool;
     int threads;
-    struct lingua_scratch **scratch; /* [threads] */
+    struct lingua_scratch **scratch;    /* [threads] */
+    struct begun begun[COMPRESS_BEGUN]; /* oldest first */
+    int nbegun;
 };
 
 void compress_job_release(struct compress_job *j)
@@ -135,6 +144,8 @@ void compressor_close(struct compressor *c)
         lingua_scratch_free(c->scratch[i]);
     free(c->scratch);
     pool_close(c->pool);
+    for (int i = 0; i < c->nbegun; i++)
+        compress_model_drop(c->model, &c->begun[i].flight);
     compress_model_close(c->model);
     lingua_close(c->l);
     scores_close(c->scores);
@@ -259,25 +270,50 @@ static int first_failure(const struct compress_job *jobs, size_t n, struct err *
     return 0;
 }
 
+static int begin_model(struct compressor *c, struct begun *b, struct err *e)
+{
+    const struct compress_spec *s = &c->spec;
+    b->modelled = !c->scores && (c->below_one || s->want_scores || s->want_labels);
+    if (!b->modelled)
+        return 0;
+    if (!c->model && compress_model_open(&c->model, s->model, s->method, s->device, s->threads, s->rows, e) < 0)
+        return -1;
+    return compress_model_begin(c->model, c->l, b->jobs, b->n, &b->flight, e);
+}
+
+int compressor_begin(struct compressor *c, struct compress_job *jobs, size_t n, struct err *e)
+{
+    struct begun *b = &c->begun[c->nbegun];
+    *b = (struct begun){ .jobs = jobs, .n = n };
+    pool_run(c->pool, (int)n, split_job, &(struct batch){ c, jobs });
+    if (first_failure(jobs, n, e) < 0 || begin_model(c, b, e) < 0)
+        return -1;
+    c->nbegun++;
+    return 0;
+}
+
+static void nothing_scored(struct compress_job *jobs, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < jobs[i].pieces.n; k++)
+            jobs[i].pieces.piece[k].p = 0;
+}
+
+int compressor_end(struct compressor *c, struct err *e)
+{
+    struct begun b = c->begun[0];
+    memmove(c->begun, c->begun + 1, (size_t)--c->nbegun * sizeof *c->begun);
+    if (b.modelled && compress_model_end(c->model, c->l, b.jobs, &b.flight, e) < 0)
+        return -1;
+    if (!b.modelled && !c->scores)
+        nothing_scored(b.jobs, b.n);
+    pool_run(c->pool, (int)b.n, cut_job, &(struct batch){ c, b.jobs });
+    return first_failure(b.jobs, b.n, e);
+}
+
 int compressor_run(struct compressor *c, struct compress_job *jobs, size_t n, struct err *e)
 {
-    struct batch b = { c, jobs };
-    pool_run(c->pool, (int)n, split_job, &b);
-    if (first_failure(jobs, n, e) < 0)
-        return -1;
-    if (!c->scores && (c->below_one || c->spec.want_scores || c->spec.want_labels)) {
-        if (!c->model && compress_model_open(&c->model, c->spec.model, c->spec.method, c->spec.device, c->spec.threads,
-                                             c->spec.rows, e) < 0)
-            return -1;
-        if (compress_model_run(c->model, c->l, jobs, n, e) < 0)
-            return -1;
-    } else if (!c->scores) {
-        for (size_t i = 0; i < n; i++)
-            for (size_t k = 0; k < jobs[i].pieces.n; k++)
-                jobs[i].pieces.piece[k].p = 0;
-    }
-    pool_run(c->pool, (int)n, cut_job, &b);
-    return first_failure(jobs, n, e);
+    return compressor_begin(c, jobs, n, e) < 0 ? -1 : compressor_end(c, e);
 }
 
 /* ---- records ---- */

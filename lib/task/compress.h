@@ -5,6 +5,13 @@
  *     jobs[i].text ... ; compressor_run(c, jobs, n, &e);      // jobs[i].cut[r], jobs[i].scores
  *     compressor_close(c);
  *
+ * or, so that the device has work while the host cuts and writes and reads,
+ *
+ *     compressor_begin(c, jobs, n, &e);                       // split, and on its way through the model
+ *     compressor_begin(c, others, m, &e);
+ *     compressor_end(c, &e);                                  // the first batch: jobs[i].cut[r], jobs[i].scores
+ *     compressor_end(c, &e);
+ *
  * The compressor's model is opened at the first text that needs it: ratio 1 alone, or scores from a file, never do.
  * Results do not depend on the batch, the threads or the neighbours. */
 #ifndef LATENT_TASK_COMPRESS_H
@@ -70,7 +77,14 @@ int compressor_open(struct compressor **out, const struct compress_spec *spec, s
 void compressor_close(struct compressor *c); /* NULL is fine */
 int compressor_run(struct compressor *c, struct compress_job *jobs, size_t n, struct err *e);
 
-/* Seconds spent so far in the model, and rows it was given: for benchmarks and the log. */
+/* The two halves of compressor_run. A batch that fails to begin is not begun, and what was begun before is well. The
+ * jobs are borrowed until they have ended; at most COMPRESS_BEGUN batches at a time. */
+enum { COMPRESS_BEGUN = 2 };
+int compressor_begin(struct compressor *c, struct compress_job *jobs, size_t n, struct err *e);
+int compressor_end(struct compressor *c, struct err *e); /* the batch that was begun first */
+
+/* Seconds that the caller has spent so far giving work to the model and waiting for it, and rows it was given: for
+ * benchmarks and the log. */
 double compressor_model_seconds(const struct compressor *c);
 uint64_t compressor_model_rows(const struct compressor *c);
 

@@ -36,6 +36,7 @@ static void free_tensors(struct compress_model *c)
         if (t[i])
             c->d->tensor_free(c->d, t[i]);
     c->ids = c->position = c->begin = c->logits = NULL;
+    c->room = 0;
 }
 
 static int room_for(struct compress_model *c, int rows, struct err *e)
@@ -119,10 +120,25 @@ uint64_t compress_model_rows(const struct compress_model *c)
     return c->total;
 }
 
-struct place { /* of a chunk in the pass */
+struct compress_place { /* a chunk */
     uint32_t job, chunk;
     int rows;
 };
+
+struct compress_pass {
+    struct read_ticket *logits;
+    size_t from, to; /* its chunks */
+};
+
+void compress_model_drop(struct compress_model *c, struct compress_flight *f)
+{
+    struct err ignore;
+    for (; f->taken < f->passes; f->taken++)
+        c->d->read_wait(c->d, f->pass[f->taken].logits, c->host_logits, &ignore);
+    free(f->place);
+    free(f->pass);
+    *f = (struct compress_flight){ NULL, NULL, 0, 0 };
+}
 
 /* ---- encoders ---- */
 
@@ -146,8 +162,9 @@ static int check_ids(const struct compress_model *c, const int32_t *id, int n, c
     return 0;
 }
 
-static int encode_pass(struct compress_model *c, const struct lingua *l, struct compress_job *jobs,
-                       const struct place *p, size_t n, int rows, struct err *e)
+/* Enqueues a pass of the chunks p[0 .. n-1], and the read of what it gives. */
+static int begin_pass(struct compress_model *c, const struct lingua *l, const struct compress_job *jobs,
+                      const struct compress_place *p, size_t n, int rows, struct read_ticket **logits, struct err *e)
 {
     struct device *d = c->d;
     int at = 0, labels = model_config(c->m)->labels, base = model_config(c->m)->position_base;
@@ -169,21 +186,31 @@ static int encode_pass(struct compress_model *c, const struct lingua *l, struct 
     d->tensor_write(d, c->begin, 0, c->host_begin, n + 1);
     model_forward_varlen(c->m, &(struct model_varlen){ at, (int)n, c->ids, c->position, c->begin });
     model_logits(c->m, c->logits, NULL, at);
-    if (d->tensor_read(d, c->logits, 0, c->host_logits, (size_t)at * (size_t)labels, e) < 0)
-        return -1;
-    for (size_t i = 0; i < n; i++) {
-        int k = c->host_begin[i + 1] - c->host_begin[i];
-        for (int r = 0; r < k; r++)
-            c->row[r] = keep_probability(c->host_logits + (size_t)(c->host_begin[i] + r) * (size_t)labels, labels);
-        lingua_store(l, &jobs[p[i].job].pieces, p[i].chunk, c->row);
-    }
     c->total += (uint64_t)at;
+    return d->read_begin(d, logits, c->logits, 0, (size_t)at * (size_t)labels, e);
+}
+
+/* Waits for the next pass. */
+static int take_pass(struct compress_model *c, const struct lingua *l, struct compress_job *jobs,
+                     struct compress_flight *f, struct err *e)
+{
+    const struct compress_pass *pass = &f->pass[f->taken++];
+    const float *logits = c->host_logits;
+    int labels = model_config(c->m)->labels;
+    if (c->d->read_wait(c->d, pass->logits, c->host_logits, e) < 0)
+        return -1;
+    for (size_t i = pass->from; i < pass->to; i++) {
+        const struct compress_place *p = &f->place[i];
+        for (int r = 0; r < p->rows; r++, logits += labels)
+            c->row[r] = keep_probability(logits, labels);
+        lingua_store(l, &jobs[p->job].pieces, p->chunk, c->row);
+    }
     return 0;
 }
 
 static int longest_first(const void *a, const void *b)
 {
-    const struct place *x = a, *y = b;
+    const struct compress_place *x = a, *y = b;
     if (x->rows != y->rows)
         return x->rows > y->rows ? -1 : 1;
     if (x->job != y->job)
@@ -192,16 +219,21 @@ static int longest_first(const void *a, const void *b)
 }
 
 /* Chunks of like length go together, so that threads that share out sequences get like work. */
-static int encode_all(struct compress_model *c, const struct lingua *l, struct compress_job *jobs, struct place *p,
-                      size_t n, struct err *e)
+static int begin_encoding(struct compress_model *c, const struct lingua *l, const struct compress_job *jobs,
+                          struct compress_flight *f, size_t n, struct err *e)
 {
-    qsort(p, n, sizeof *p, longest_first);
+    const struct compress_place *p = f->place;
+    qsort(f->place, n, sizeof *f->place, longest_first);
+    f->pass = xcalloc(n, sizeof *f->pass);
     for (size_t from = 0, to; from < n; from = to) {
+        struct compress_pass *pass = &f->pass[f->passes];
         int rows = p[from].rows;
         for (to = from + 1; to < n && rows + p[to].rows <= c->rows; to++)
             rows += p[to].rows;
-        if (encode_pass(c, l, jobs, p + from, to - from, rows, e) < 0)
+        *pass = (struct compress_pass){ NULL, from, to };
+        if (begin_pass(c, l, jobs, p + from, to - from, rows, &pass->logits, e) < 0)
             return -1;
+        f->passes++;
     }
     return 0;
 }
@@ -209,7 +241,7 @@ static int encode_all(struct compress_model *c, const struct lingua *l, struct c
 /* ---- causal models ---- */
 
 static int surprise_all(struct compress_model *c, const struct lingua *l, struct compress_job *jobs,
-                        const struct place *p, size_t n, struct err *e)
+                        const struct compress_place *p, size_t n, struct err *e)
 {
     size_t rows = 0;
     for (size_t i = 0; i < n; i++)
@@ -251,26 +283,49 @@ static int leave_out_all(struct compress_model *c, const struct lingua *l, struc
     return rc;
 }
 
-int compress_model_run(struct compress_model *c, const struct lingua *l, struct compress_job *jobs, size_t n,
-                       struct err *e)
+/* Every chunk of the jobs that are not scored. */
+static size_t list_places(const struct lingua *l, const struct compress_job *jobs, size_t n,
+                          struct compress_place **out)
 {
-    double start = now();
     size_t chunks = 0, k = 0;
-    if (c->leaver) {
-        int rc = leave_out_all(c, l, jobs, n, e);
-        c->seconds += now() - start;
-        return rc;
-    }
     for (size_t i = 0; i < n; i++)
         chunks += jobs[i].scored ? 0 : jobs[i].pieces.nchunk;
-    if (!chunks)
-        return 0;
-    struct place *p = xcalloc(chunks, sizeof *p);
+    struct compress_place *p = *out = xcalloc(chunks + 1, sizeof *p);
     for (size_t i = 0; i < n; i++)
         for (size_t x = 0; !jobs[i].scored && x < jobs[i].pieces.nchunk; x++)
-            p[k++] = (struct place){ (uint32_t)i, (uint32_t)x, lingua_rows(l, &jobs[i].pieces, x, NULL, NULL) };
-    int rc = c->scorer ? surprise_all(c, l, jobs, p, chunks, e) : encode_all(c, l, jobs, p, chunks, e);
-    free(p);
+            p[k++] =
+                (struct compress_place){ (uint32_t)i, (uint32_t)x, lingua_rows(l, &jobs[i].pieces, x, NULL, NULL) };
+    return chunks;
+}
+
+int compress_model_begin(struct compress_model *c, const struct lingua *l, struct compress_job *jobs, size_t n,
+                         struct compress_flight *out, struct err *e)
+{
+    double start = now();
+    int rc = 0;
+    *out = (struct compress_flight){ NULL, NULL, 0, 0 };
+    if (c->leaver) {
+        rc = leave_out_all(c, l, jobs, n, e);
+    } else {
+        size_t chunks = list_places(l, jobs, n, &out->place);
+        if (chunks)
+            rc = c->scorer ? surprise_all(c, l, jobs, out->place, chunks, e)
+                           : begin_encoding(c, l, jobs, out, chunks, e);
+    }
+    if (rc < 0)
+        compress_model_drop(c, out);
+    c->seconds += now() - start;
+    return rc;
+}
+
+int compress_model_end(struct compress_model *c, const struct lingua *l, struct compress_job *jobs,
+                       struct compress_flight *f, struct err *e)
+{
+    double start = now();
+    int rc = 0;
+    while (f->taken < f->passes && rc == 0)
+        rc = take_pass(c, l, jobs, f, e);
+    compress_model_drop(c, f);
     c->seconds += now() - start;
     return rc;
 }

@@ -11,9 +11,19 @@ struct model;
 int compress_model_open(struct compress_model **out, const char *dir, enum compress_method method, const char *device,
                         int threads, int rows, struct err *e);
 void compress_model_close(struct compress_model *m);
-/* Scores the chunks of the jobs that are not scored. */
-int compress_model_run(struct compress_model *m, const struct lingua *l, struct compress_job *jobs, size_t n,
-                       struct err *e);
+/* The chunks of some jobs on their way through the model. */
+struct compress_flight {
+    struct compress_place *place; /* [chunks] in the order of the passes */
+    struct compress_pass *pass;   /* [passes] */
+    size_t passes, taken;
+};
+/* Begins with the chunks of the jobs that are not scored: an encoder's passes are enqueued and not waited for. */
+int compress_model_begin(struct compress_model *m, const struct lingua *l, struct compress_job *jobs, size_t n,
+                         struct compress_flight *out, struct err *e);
+/* Their scores; f is released, whatever comes of it. */
+int compress_model_end(struct compress_model *m, const struct lingua *l, struct compress_job *jobs,
+                       struct compress_flight *f, struct err *e);
+void compress_model_drop(struct compress_model *m, struct compress_flight *f); /* instead of the end */
 double compress_model_seconds(const struct compress_model *m);
 uint64_t compress_model_rows(const struct compress_model *m);
 

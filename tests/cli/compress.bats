@@ -170,6 +170,26 @@ c() {
   [ "$(wc -l <"$T/rest.jsonl")" = 4 ]
 }
 
+@test "compress: what began before an error is written, and the error that came first in the input is told" {
+  # batches of one sample: two are under way at any time
+  head -3 "$T/in.jsonl" >"$T/good.jsonl"
+  c --model $XLMR --batch 1 --save-scores "$T/scores" "$T/good.jsonl" -o "$T/want.jsonl"
+  { cat "$T/good.jsonl"; echo "no record"; tail -2 "$T/in.jsonl"; } >"$T/broken.jsonl"
+  run --separate-stderr c --model $XLMR --batch 1 "$T/broken.jsonl"
+  [ "$status" = 1 ]
+  [[ "$stderr" == *broken.jsonl:4:* ]]
+  [ "$output" = "$(cat "$T/want.jsonl")" ]
+  c --model $XLMR --batch 1 --keep-going "$T/broken.jsonl" -o "$T/kept.jsonl" || [ $? = 3 ]
+  [ "$(head -3 "$T/kept.jsonl")" = "$output" ]
+  [ "$(wc -l <"$T/kept.jsonl")" = 5 ]
+  # a batch that cannot begin: its third sample has no scores
+  { cat "$T/good.jsonl"; tail -2 "$T/in.jsonl"; echo "no record"; } >"$T/more.jsonl"
+  run --separate-stderr c --scores "$T/scores" --batch 1 "$T/more.jsonl"
+  [ "$status" = 1 ]
+  [[ "$stderr" == *more.jsonl:4:*"has no scores of this text"* ]]
+  [ "$output" = "$(cat "$T/want.jsonl")" ]
+}
+
 @test "dataset | collect | compress | prepare: one pipe, the bytes of file by file" {
   need dataset collect prepare
   shared data/datasets/gsm8k/train.jsonl

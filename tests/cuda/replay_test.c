@@ -199,7 +199,7 @@ static void test_engine(void **state)
         struct engine_options o;
         int kind;
     } ways[] = {
-        { "qwen3", { .batch = 6, .prefill_chunk = 9 }, 0 },
+        { "qwen3", { .batch = 6, .prefill_chunk = 9, .read_delay = 1 }, 0 },
         { "qwen3-bf16", { .batch = 3, .prefill_chunk = 32, .read_delay = 1 }, 1 },
         { "phi3-longrope", { .batch = 9, .prefill_chunk = 32, .read_delay = 2 }, 2 },
     };

@@ -62,6 +62,11 @@ const char *emu_fault(void); /* the first fault since emu_clear, a sentence; NUL
 void emu_clear(void);
 uint64_t emu_launches(void); /* so far; a test that ran no kernel proves nothing */
 
+/* What the host asked for since the last call, in order: w a write, k kernels, b a read that is begun; and what it
+ * waited for: t a read that was begun before, r a read, f memory given back, s everything. The same again is not
+ * repeated; stands until the next call. */
+const char *emu_trace(void);
+
 /* Global memory between guard zones, filled with NaN. NULL when there is none. Guards are checked after every
  * launch. */
 void *emu_malloc(size_t bytes);

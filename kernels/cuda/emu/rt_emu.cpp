@@ -32,6 +32,25 @@ void emu_set_memory_left(size_t bytes)
     memory_left = bytes;
 }
 
+/* ---- what was asked for ---- */
+
+enum { TRACED = 4096 };
+static char trace[TRACED], told[TRACED];
+
+static void note(char what)
+{
+    size_t n = strlen(trace);
+    if (n + 1 < TRACED && !(n && trace[n - 1] == what))
+        trace[n] = what;
+}
+
+const char *emu_trace(void)
+{
+    memcpy(told, trace, TRACED);
+    memset(trace, 0, TRACED);
+    return told;
+}
+
 static bool strikes(enum emu_failure how)
 {
     if (lost && how == EMU_LOST)
@@ -112,6 +131,8 @@ int64_t rt_memory_left(rt *)
 
 void rt_free(rt *, void *p)
 {
+    if (p)
+        note('f');
     emu_free(p);
 }
 
@@ -139,6 +160,7 @@ int rt_copy(rt *, void *to, const void *from, size_t bytes, err *e)
 
 int rt_write(rt *, void *to, const void *host, size_t bytes, err *e)
 {
+    note('w');
     if (alive("a write", e) < 0)
         return -1;
     memcpy(to, host, bytes);
@@ -146,7 +168,7 @@ int rt_write(rt *, void *to, const void *host, size_t bytes, err *e)
     return 0;
 }
 
-int rt_launched(rt *, err *e)
+static int launched(err *e)
 {
     if (alive("starting a kernel", e) < 0)
         return -1;
@@ -154,13 +176,21 @@ int rt_launched(rt *, err *e)
     return fault ? err_set(e, "%s", fault) : 0;
 }
 
-int rt_sync(rt *r, err *e)
+int rt_launched(rt *, err *e)
 {
-    return rt_launched(r, e);
+    note('k');
+    return launched(e);
+}
+
+int rt_sync(rt *, err *e)
+{
+    note('s');
+    return launched(e);
 }
 
 int rt_read(rt *, void *host, const void *from, size_t bytes, err *e)
 {
+    note('r');
     if (alive("a read", e) < 0)
         return -1;
     memcpy(host, from, bytes);
@@ -169,6 +199,7 @@ int rt_read(rt *, void *host, const void *from, size_t bytes, err *e)
 
 int rt_ticket_begin(rt *, rt_ticket **out, const void *from, size_t bytes, err *e)
 {
+    note('b');
     if (alive("a read", e) < 0)
         return -1;
     rt_ticket *t = static_cast<rt_ticket *>(malloc(sizeof *t + bytes));
@@ -182,6 +213,7 @@ int rt_ticket_begin(rt *, rt_ticket **out, const void *from, size_t bytes, err *
 
 int rt_ticket_wait(rt *, rt_ticket *t, void *host, err *e)
 {
+    note('t');
     int rc = alive("running what was enqueued", e);
     if (rc == 0)
         memcpy(host, t->data, t->bytes);
@@ -243,6 +275,7 @@ void rt_recording_free(rt *, rt_recording *x)
 
 int rt_product(rt *, const product_op &o, err *e)
 {
+    note('k');
     if (alive("starting a product", e) < 0)
         return -1;
     op_product_plain(0, o);
