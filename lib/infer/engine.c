@@ -1,5 +1,6 @@
 /* engine.c - opening, submitting, results and numbers of the generation engine. See engine.h and impl.h. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -42,36 +43,65 @@ static int64_t pages_of_context(const struct engine *g)
     return (g->config->max_positions + KV_PAGE - 1) / KV_PAGE;
 }
 
-/* What `batch` sequences of full length need. A device with memory of its own gives nine tenths of what is left. On the
- * machine's memory no more than 1 GiB (or one such sequence, if that is larger) and a quarter of it. */
-static int64_t default_pages(const struct engine *g)
+/* Device memory that a step takes besides the cache. */
+static int64_t step_bytes(const struct engine *g, int64_t batch)
 {
-    int64_t context = pages_of_context(g), page = (int64_t)g->page_bytes, left = g->device->memory_left(g->device);
+    int64_t row = model_row_bytes(g->model), sequence = 4 * (g->config->vocab + pages_of_context(g));
+    return replay_bucket((int)batch) * (row + sequence) + g->options.prefill_chunk * row;
+}
+
+/* What a cache may take of the memory of a device: nine tenths of what a step leaves. */
+static int64_t cache_room(const struct engine *g, int64_t left)
+{
+    return (left - step_bytes(g, g->options.batch)) / 10 * 9;
+}
+
+/* What `batch` sequences of full length need. On the machine's memory no more than 1 GiB (or one such sequence, if that
+ * is larger) and a quarter of it. */
+static int64_t default_pages(const struct engine *g, int64_t left)
+{
+    int64_t context = pages_of_context(g), page = (int64_t)g->page_bytes;
     if (left >= 0)
-        return min64(context * g->options.batch, left / 10 * 9 / page) + 1;
+        return min64(context * g->options.batch, cache_room(g, left) / page) + 1;
     int64_t machine = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     int64_t some = ((int64_t)1 << 30) / page;
     int64_t want = min64(context * g->options.batch, some > context ? some : context);
     return min64(want, machine / 4 / page) + 1;
 }
 
+/* Is there room for a step, and beside it for a page? Else what would fit is told. */
+static int check_step(const struct engine *g, int64_t left, struct err *e)
+{
+    int64_t batch = g->options.batch, rest = left - 2 * (int64_t)g->page_bytes, fit = batch;
+    char fitting[80] = "not even one would fit: free some, or --device cpu";
+    if (left < 0 || step_bytes(g, batch) <= rest)
+        return 0;
+    while (fit > 0 && step_bytes(g, fit) > rest)
+        fit--;
+    if (fit > 0)
+        snprintf(fitting, sizeof fitting, "%lld would fit (--batch)", (long long)fit);
+    return err_set(e,
+                   "%s: %lld sequences at a time need %.1f MiB of the memory of %s, besides keys and values, where "
+                   "%.1f MiB are free: %s",
+                   model_dir(g->model), (long long)batch, (double)step_bytes(g, batch) / 1048576, g->device->name,
+                   (double)left / 1048576, fitting);
+}
+
 static int open_cache(struct engine *g, struct err *e)
 {
     g->page_bytes = kv_page_bytes(g->model);
-    int64_t context = pages_of_context(g);
-    int64_t n = g->options.kv_memory ? g->options.kv_memory / (int64_t)g->page_bytes : default_pages(g);
+    int64_t context = pages_of_context(g), page = (int64_t)g->page_bytes, left = g->device->memory_left(g->device);
+    if (check_step(g, left, e) < 0)
+        return -1;
+    int64_t n = g->options.kv_memory ? g->options.kv_memory / page : default_pages(g, left);
     n = min64(n, min64(context * g->options.batch + 1, INT32_MAX / KV_PAGE)); /* no more than can be in use */
-    int64_t page = (int64_t)g->page_bytes, left = g->device->memory_left(g->device), would_do = left / 10 * 9;
-    if (n < 2 && !g->options.kv_memory)
-        return err_set(e, "%lld bytes of memory are left for keys and values: at least %lld are needed",
-                       (long long)would_do, 2 * (long long)page);
     if (n < 2)
         return err_set(e, "key-value memory of %lld bytes holds no sequence: at least %lld are needed",
-                       (long long)g->options.kv_memory, 2 * (long long)page);
-    if (left >= 0 && n > left / page)
-        return err_set(e, "key-value memory of %.1f MiB: %s has %.1f MiB left, of which %.1f would do",
+                       (long long)(g->options.kv_memory ? g->options.kv_memory : n * page), 2 * (long long)page);
+    if (left >= 0 && n * page > left - step_bytes(g, g->options.batch))
+        return err_set(e, "key-value memory of %.1f MiB: %s has %.1f MiB left, of which %.1f would do (--kv-memory)",
                        (double)(n * page) / 1048576, g->device->name, (double)left / 1048576,
-                       (double)would_do / 1048576);
+                       (double)cache_room(g, left) / 1048576);
     g->max_pages = (int)min64(context, n - 1);
     g->stats.kv_limit = n * (int64_t)g->page_bytes;
     if (kv_cache_open(&g->kv, g->model, n, e) < 0)
@@ -321,9 +351,14 @@ static int check_room(const struct engine *g, const struct gen_request *q, int l
     int64_t pages = ((int64_t)q->n_prompt + limit - 1 + KV_PAGE - 1) / KV_PAGE + 1; /* and page 0 */
     if (limit == 0 || pages <= g->pages.count)
         return 0;
-    return err_set(e, "%s: %d prompt tokens and up to %d new ones need %lld bytes of key-value memory, there are %lld",
-                   q->source_id, q->n_prompt, limit, (long long)(pages * (int64_t)g->page_bytes),
-                   (long long)g->stats.kv_limit);
+    int64_t fit = ((int64_t)g->pages.count - 1) * KV_PAGE - q->n_prompt + 1;
+    char fitting[80] = "the prompt alone is too long for it";
+    if (fit > 0)
+        snprintf(fitting, sizeof fitting, "up to %lld new ones would fit (--max-tokens)", (long long)fit);
+    return err_set(
+        e, "%s: %d prompt tokens and up to %d new ones need %lld bytes of key-value memory, there are %lld: %s%s",
+        q->source_id, q->n_prompt, limit, (long long)(pages * (int64_t)g->page_bytes), (long long)g->stats.kv_limit,
+        fitting, g->device->kv_dtype == DTYPE_BF16 ? "; --fp8-cache needs half" : "");
 }
 
 int engine_submit(struct engine *g, const struct gen_request *q, struct err *e)

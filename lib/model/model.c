@@ -218,20 +218,18 @@ int64_t model_rope_offset(const struct model *m, int64_t length)
 
 /* ---- scratch ---- */
 
-int model_reserve(struct model *m, int max_rows, struct err *e)
+enum { ACTIVATIONS = 8 };
+
+struct activation {
+    struct tensor **t;
+    enum dtype dtype;
+    int64_t cols;
+};
+
+static void list_activations(const struct model_config *c, struct model_scratch *s, struct activation a[ACTIVATIONS])
 {
-    const struct model_config *c = &m->c;
-    struct device *d = m->d;
-    struct model_scratch *s = &m->s;
-    if (max_rows <= s->rows)
-        return 0;
     int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
-    free_scratch(m);
-    const struct {
-        struct tensor **t;
-        enum dtype dtype;
-        int64_t cols;
-    } want[] = {
+    const struct activation all[ACTIVATIONS] = {
         { &s->x, DTYPE_F32, c->hidden },
         { &s->xn, DTYPE_F32, c->hidden },
         { &s->qkv, DTYPE_F32, q + 2 * kv },
@@ -241,12 +239,50 @@ int model_reserve(struct model *m, int max_rows, struct err *e)
         { &s->pick, DTYPE_F32, c->hidden },
         { &s->row, DTYPE_I32, 1 },
     };
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
-        if (d->tensor_new(d, want[i].t, want[i].dtype, max_rows, want[i].cols, "activations", e) < 0) {
+    memcpy(a, all, sizeof all);
+}
+
+int64_t model_row_bytes(const struct model *m)
+{
+    struct model_scratch none;
+    struct activation a[ACTIVATIONS];
+    int64_t bytes = 0, widest = 0;
+    list_activations(&m->c, &none, a);
+    for (int i = 0; i < ACTIVATIONS; i++) {
+        bytes += a[i].cols * (int64_t)dtype_size(a[i].dtype);
+        widest = a[i].cols > widest ? a[i].cols : widest;
+    }
+    /* operands of products and of attention, rounded, in rooms that grow by a quarter more */
+    return bytes + (m->d->weight_dtype == DTYPE_BF16 ? 2 * widest * 2 * 5 / 4 : 0);
+}
+
+static int check_room(const struct model *m, int rows, struct err *e)
+{
+    int64_t row = model_row_bytes(m), left = m->d->memory_left(m->d), fit = left / row;
+    if (left < 0 || rows <= fit)
+        return 0;
+    char fitting[80] = "there is no room for a single one: free some, or --device cpu";
+    if (fit)
+        snprintf(fitting, sizeof fitting, "%lld would fit (a smaller --batch)", (long long)fit);
+    return err_set(e, "%s: a pass of %d tokens needs %.1f MiB of the memory of %s, where %.1f MiB are free: %s", m->dir,
+                   rows, (double)(rows * row) / 1048576, m->d->name, (double)left / 1048576, fitting);
+}
+
+int model_reserve(struct model *m, int max_rows, struct err *e)
+{
+    struct activation a[ACTIVATIONS];
+    if (max_rows <= m->s.rows)
+        return 0;
+    free_scratch(m);
+    if (check_room(m, max_rows, e) < 0)
+        return -1;
+    list_activations(&m->c, &m->s, a);
+    for (int i = 0; i < ACTIVATIONS; i++)
+        if (m->d->tensor_new(m->d, a[i].t, a[i].dtype, max_rows, a[i].cols, "activations", e) < 0) {
             free_scratch(m);
             return -1;
         }
-    s->rows = max_rows;
+    m->s.rows = max_rows;
     return 0;
 }
 

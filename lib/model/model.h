@@ -118,8 +118,10 @@ struct model_batch {
     bool keep;                        /* logit_rows 0: model_logits gives logits of these rows afterwards */
 };
 
-/* Scratch for calls of up to max_rows rows; made by the first forward otherwise. Growing it is the only allocation. */
+/* Scratch for calls of up to max_rows rows; made by the first forward otherwise. Growing it is the only allocation.
+ * Refused, with what would fit, where the device's memory has no room for it. */
 int model_reserve(struct model *m, int max_rows, struct err *e);
+int64_t model_row_bytes(const struct model *m); /* of device memory that each row takes, what the device rounds too */
 
 /* Does every pass write its layers to files (LATENT_DUMP)? Then it reads from the device on the way. */
 bool model_dumps(const struct model *m);

@@ -46,11 +46,10 @@ static int room_for(struct compress_model *c, int rows, struct err *e)
     if (rows <= c->room)
         return 0;
     free_tensors(c);
-    if (d->tensor_new(d, &c->ids, DTYPE_I32, rows, 1, "tokens of a pass", e) < 0 ||
+    if (model_reserve(c->m, rows, e) < 0 || d->tensor_new(d, &c->ids, DTYPE_I32, rows, 1, "tokens of a pass", e) < 0 ||
         d->tensor_new(d, &c->position, DTYPE_I32, rows, 1, "positions of a pass", e) < 0 ||
         d->tensor_new(d, &c->begin, DTYPE_I32, rows + 1, 1, "sequences of a pass", e) < 0 ||
-        d->tensor_new(d, &c->logits, DTYPE_F32, rows, labels, "scores of a pass", e) < 0 ||
-        model_reserve(c->m, rows, e) < 0)
+        d->tensor_new(d, &c->logits, DTYPE_F32, rows, labels, "scores of a pass", e) < 0)
         return -1;
     size_t n = (size_t)rows;
     c->host_ids = xreallocarray(c->host_ids, n, sizeof *c->host_ids);

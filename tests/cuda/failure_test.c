@@ -159,16 +159,81 @@ static void test_room(void **state)
     emu_set_memory_left(MEMORY_LEFT);
     expect_words(&e, "models/qwen2: the weights need ");
     expect_words(&e, "of the memory of cuda:0, where 0.1 MiB are free");
-    assert_int_equal(generate(&(struct engine_options){ .batch = 4096, .kv_memory = 8 << 20 }, &e), -1);
-    expect_words(&e, "cuda:0 has 4.0 MiB left, of which 3.6 would do");
+    assert_int_equal(generate(&(struct engine_options){ .batch = 64, .kv_memory = 8 << 20 }, &e), -1);
+    expect_words(&e, "cuda:0 has 4.0 MiB left, of which ");
+    expect_words(&e, " would do (--kv-memory)");
     assert_int_equal(generate(&(struct engine_options){ .batch = 2 }, &e), 0);
+}
+
+/* The number behind `words`, which says what would fit. */
+static int what_fits(const struct err *e, const char *words, const char *unit)
+{
+    const char *at = strstr(e->msg, words);
+    char *end;
+    if (!at)
+        fail_msg("it says '%s', which has no '%s'", e->msg, words);
+    long n = strtol(at + strlen(words), &end, 10);
+    if (strncmp(end, unit, strlen(unit)) != 0)
+        fail_msg("it says '%s', where '%s' should follow %ld", e->msg, unit, n);
+    return (int)n;
+}
+
+/* What fits is told, and does fit; one more does not. */
+static void test_batch_that_fits(void **state)
+{
+    (void)state;
+    struct err e = { "" };
+    SKIP_WITHOUT_EMULATION("only the emulation can be made to fail");
+    assert_int_equal(generate(&(struct engine_options){ .batch = 4096 }, &e), -1);
+    expect_words(&e, "models/qwen2: 4096 sequences at a time need ");
+    expect_words(&e, " MiB of the memory of cuda:0, besides keys and values, where 4.0 MiB are free: ");
+    int fit = what_fits(&e, "are free: ", " would fit (--batch)");
+    assert_int_equal(generate(&(struct engine_options){ .batch = fit }, &e), 0);
+    assert_int_equal(generate(&(struct engine_options){ .batch = fit + 1 }, &e), -1);
+    emu_set_memory_left(600000);
+    assert_int_equal(generate(&(struct engine_options){ .batch = 2 }, &e), -1);
+    emu_set_memory_left(MEMORY_LEFT);
+    expect_words(&e, "not even one would fit");
+}
+
+/* Passes of compressors, and of causal models that score. */
+static void test_pass_that_fits(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "xlmr", "bert", "qwen3" };
+    SKIP_WITHOUT_EMULATION("only the emulation can be made to fail");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct err e = { "" };
+        struct device *d;
+        assert_ok(open_device(&d, &e));
+        struct opened m = open_golden_on(d, names[i]);
+        assert_int_equal(model_reserve(m.m, 100000, &e), -1);
+        expect_words(&e, names[i]);
+        expect_words(&e, ": a pass of 100000 tokens needs ");
+        int fit =
+            what_fits(&e, " MiB of the memory of cuda:0, where 4.0 MiB are free: ", " would fit (a smaller --batch)");
+        assert_ok(model_reserve(m.m, fit, &e));
+        assert_int_equal(model_reserve(m.m, fit + 1, &e), -1);
+        emu_set_memory_left(100);
+        assert_int_equal(model_reserve(m.m, 1, &e), -1);
+        expect_words(&e, "there is no room for a single one");
+        char dir[100];
+        struct model *again;
+        snprintf(dir, sizeof dir, "tests/golden/models/%s", names[i]);
+        assert_int_equal(model_open(&again, dir, d, &e), -1);
+        expect_words(&e, ": the weights need ");
+        expect_words(&e, "free some, or take a device with more, or --device cpu");
+        emu_set_memory_left(MEMORY_LEFT);
+        close_opened(&m);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_opening), cmocka_unit_test(test_lost), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_sticky),  cmocka_unit_test(test_room),
+        cmocka_unit_test(test_opening),        cmocka_unit_test(test_lost), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_sticky),         cmocka_unit_test(test_room), cmocka_unit_test(test_batch_that_fits),
+        cmocka_unit_test(test_pass_that_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

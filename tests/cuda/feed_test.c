@@ -11,6 +11,10 @@ static const char *emu_trace(void)
 {
     return "";
 }
+static void emu_set_memory_left(size_t bytes)
+{
+    (void)bytes;
+}
 #else
 /* The programs' own way to a device ends in the emulation (see Makefile). */
 int __wrap_device_open(struct device **out, const char *name, int threads, struct err *e); /* NOLINT */
@@ -93,6 +97,38 @@ static void test_compress(void **state)
     free((char *)first);
 }
 
+/* What a program says whose passes do not fit. */
+static void test_no_room(void **state)
+{
+    (void)state;
+    static const double half = 0.5;
+    struct err e = { "" };
+    SKIP_WITHOUT_EMULATION("only the emulation has as little memory as a test wants");
+    for (int surprisal = 0; surprisal < 2; surprisal++) {
+        struct compressor *c;
+        struct compress_job jobs[JOBS] = { 0 };
+        struct compress_spec spec = { .model = surprisal ? "tests/golden/models/qwen3" : "tests/golden/models/xlmr",
+                                      .method = surprisal ? COMPRESS_SURPRISAL : COMPRESS_LLMLINGUA2,
+                                      .ratio = &half,
+                                      .nratio = 1,
+                                      .device = "cuda:0",
+                                      .threads = 1,
+                                      .rows = 1 << 20 };
+        fill_jobs(jobs, "apple");
+        for (int i = 0; i < 500; i++)
+            buf_puts(&jobs[0].text, "So there are 12 of them, and 13 of the others. ");
+        assert_ok(compressor_open(&c, &spec, &e));
+        emu_set_memory_left(1 << 20);
+        assert_int_equal(compressor_run(c, jobs, JOBS, &e), -1);
+        emu_set_memory_left(4 << 20);
+        if (!strstr(e.msg, " tokens needs ") || !strstr(e.msg, "cuda:0, where 1.0 MiB are free: "))
+            fail_msg("it says '%s'", e.msg);
+        compressor_close(c);
+        for (int i = 0; i < JOBS; i++)
+            compress_job_release(&jobs[i]);
+    }
+}
+
 /* ---- the engine ---- */
 
 static void test_engine(void **state)
@@ -161,7 +197,7 @@ static void test_score(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_compress), cmocka_unit_test(test_score),
-                                        cmocka_unit_test(test_engine) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_compress), cmocka_unit_test(test_no_room),
+                                        cmocka_unit_test(test_score), cmocka_unit_test(test_engine) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

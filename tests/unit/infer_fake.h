@@ -201,6 +201,12 @@ void kv_cache_close(struct kv_cache *kv, const struct model *m)
     free(kv->v);
 }
 
+int64_t model_row_bytes(const struct model *m)
+{
+    (void)m;
+    return 4;
+}
+
 int model_reserve(struct model *m, int max_rows, struct err *e)
 {
     (void)e;

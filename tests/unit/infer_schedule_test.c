@@ -203,7 +203,7 @@ static void test_refused(void **state)
     q.n_prompt = 60;
     assert_int_equal(engine_submit(g, &q, &e), -1);
     assert_string_equal(e.msg, "long-one: 60 prompt tokens and up to 40 new ones need 1280 bytes of key-value memory, "
-                               "there are 768");
+                               "there are 768: up to 5 new ones would fit (--max-tokens)");
     p.max_new = 5; /* 64 positions: two pages */
     assert_ok(engine_submit(g, &q, &e));
     p.max_new = 6;
