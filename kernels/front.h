@@ -17,20 +17,22 @@ struct tensor {
     int64_t rows, cols;
 };
 
+__attribute__((noreturn)) static inline void device_bug(const char *op, const char *what)
+{
+    fprintf(stderr, "latent: bug: %s: %s\n", op, what);
+    abort();
+}
+
 static inline float *f32(const struct tensor *t)
 {
+    if (t && t->dtype != DTYPE_F32)
+        device_bug("tensor", "floats are wanted of another type");
     return t ? (float *)t->data : NULL;
 }
 
 static inline int32_t *i32(const struct tensor *t)
 {
     return t ? (int32_t *)t->data : NULL;
-}
-
-__attribute__((noreturn)) static inline void device_bug(const char *op, const char *what)
-{
-    fprintf(stderr, "latent: bug: %s: %s\n", op, what);
-    abort();
 }
 
 #define WANT(op, cond)                                                                                                 \
@@ -47,6 +49,17 @@ static inline bool is(const struct tensor *t, enum dtype dtype, int64_t rows, in
 static inline bool holds(const struct tensor *t, enum dtype dtype, int64_t n) /* a list: its shape does not matter */
 {
     return t && t->dtype == dtype && t->rows * t->cols >= n;
+}
+
+/* The same of what may be KEPT: whoever keeps nothing but F32 asks f32(), which takes nothing else. */
+static inline bool is_kept(const struct tensor *t, int64_t rows, int64_t cols)
+{
+    return is(t, DTYPE_F32, rows, cols) || is(t, DTYPE_BF16, rows, cols);
+}
+
+static inline bool holds_kept(const struct tensor *t, int64_t n)
+{
+    return holds(t, DTYPE_F32, n) || holds(t, DTYPE_BF16, n);
 }
 
 /* Elements of a new tensor; false: no machine has so many. */
@@ -73,7 +86,7 @@ static inline void want_embed(const char *op, const struct tensor *y, int64_t co
 static inline void want_linear(const struct tensor *y, const struct tensor *x, int64_t n, int64_t k,
                                const struct tensor *bias, int rows)
 {
-    WANT("linear", is(y, DTYPE_F32, rows, n) && is(x, DTYPE_F32, rows, k) && y->data != x->data);
+    WANT("linear", is_kept(y, rows, n) && is_kept(x, rows, k) && y->data != x->data);
     WANT("linear", !bias || holds(bias, DTYPE_F32, n));
 }
 
@@ -88,7 +101,8 @@ static inline void want_linear_block(const struct tensor *y, const struct tensor
 static inline void want_rmsnorm(const struct tensor *y, const struct tensor *x, const struct tensor *g, int rows,
                                 int cols)
 {
-    WANT("rmsnorm", is(y, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols) && holds(g, DTYPE_F32, cols));
+    WANT("rmsnorm", is_kept(y, rows, cols) && is_kept(x, rows, cols) && holds(g, DTYPE_F32, cols));
+    WANT("rmsnorm", x->dtype == DTYPE_F32 || y->dtype == x->dtype);
 }
 
 static inline void want_layernorm(const struct tensor *y, const struct tensor *x, const struct tensor *g,
@@ -105,7 +119,7 @@ static inline void want_pair(const char *op, const struct tensor *y, const struc
 
 static inline void want_silu_mul(const struct tensor *y, const struct tensor *gate_up, int rows, int cols)
 {
-    WANT("silu_mul", is(y, DTYPE_F32, rows, cols) && is(gate_up, DTYPE_F32, rows, 2 * (int64_t)cols));
+    WANT("silu_mul", is_kept(y, rows, cols) && is(gate_up, y->dtype, rows, 2 * (int64_t)cols));
 }
 
 static inline void want_gather_rows(const struct tensor *y, const struct tensor *x, const struct tensor *index, int n,
@@ -123,8 +137,9 @@ static inline bool are_caches(const struct tensor *k, const struct tensor *v, in
 
 static inline void want_rope(const struct rope_args *a)
 {
-    int64_t kv = (int64_t)a->kv_heads * a->head_dim;
-    WANT("rope", is(a->qkv, DTYPE_F32, a->rows, (int64_t)a->heads * a->head_dim + 2 * kv));
+    int64_t kv = (int64_t)a->kv_heads * a->head_dim, width = (int64_t)a->heads * a->head_dim + 2 * kv;
+    WANT("rope", is(a->qkv, DTYPE_F32, a->rows, width) || (a->from && !a->k_cache && is_kept(a->qkv, a->rows, width)));
+    WANT("rope", !a->from || is(a->from, DTYPE_F32, a->rows, width) || is(a->from, a->qkv->dtype, a->rows, width));
     WANT("rope", a->rotary >= 0 && a->rotary % 2 == 0 && a->rotary <= a->head_dim);
     WANT("rope", !a->q_norm || holds(a->q_norm, DTYPE_F32, a->head_dim));
     WANT("rope", !a->k_norm || holds(a->k_norm, DTYPE_F32, a->head_dim));
@@ -148,7 +163,7 @@ static inline void want_attend_varlen(const char *op, const struct attend_varlen
 {
     int64_t kv = (int64_t)a->kv_heads * a->head_dim, q = (int64_t)a->heads * a->head_dim;
     WANT(op, a->kv_heads > 0 && a->heads % a->kv_heads == 0);
-    WANT(op, is(a->out, DTYPE_F32, a->rows, q) && is(a->qkv, DTYPE_F32, a->rows, q + 2 * kv));
+    WANT(op, is_kept(a->out, a->rows, q) && is(a->qkv, a->out->dtype, a->rows, q + 2 * kv));
     WANT(op, holds(a->begin, DTYPE_I32, a->nseq + 1));
 }
 
@@ -194,6 +209,11 @@ static inline void want_copy_blocks(const struct block_copy *b, size_t n)
     }
 }
 
+static inline void want_copy(const struct tensor *y, const struct tensor *x, int64_t n)
+{
+    WANT("copy", holds_kept(y, n) && holds_kept(x, n));
+}
+
 static inline void want_dropout(const struct tensor *y, float p, int64_t n)
 {
     WANT("dropout", holds(y, DTYPE_F32, n) && p >= 0 && p < 1);
@@ -207,7 +227,7 @@ static inline void want_scatter_rows(const char *op, const struct tensor *y, con
 
 static inline void want_hold(const struct tensor *x, int64_t n)
 {
-    WANT("hold", holds(x, DTYPE_F32, n));
+    WANT("hold", holds_kept(x, n));
 }
 
 static inline void want_linear_dx(const struct tensor *dx, const struct tensor *dy, int64_t n, int64_t k, int rows)
@@ -219,14 +239,14 @@ static inline void want_linear_dw(const struct tensor *dw, const struct tensor *
                                   const struct tensor *x, int rows, int n, int k)
 {
     WANT("linear_dw", holds(dw, DTYPE_F32, (int64_t)n * k) && is(dy, DTYPE_F32, rows, n));
-    WANT("linear_dw", is(x, DTYPE_F32, rows, k) && (!db || holds(db, DTYPE_F32, n)));
+    WANT("linear_dw", is_kept(x, rows, k) && (!db || holds(db, DTYPE_F32, n)));
 }
 
 static inline void want_norm_backward(const char *op, const struct tensor *dx, const struct tensor *dg,
                                       const struct tensor *db, const struct tensor *dy, const struct tensor *x,
                                       const struct tensor *g, int rows, int cols)
 {
-    WANT(op, is(dx, DTYPE_F32, rows, cols) && is(dy, DTYPE_F32, rows, cols) && is(x, DTYPE_F32, rows, cols));
+    WANT(op, is(dx, DTYPE_F32, rows, cols) && is(dy, DTYPE_F32, rows, cols) && is_kept(x, rows, cols));
     WANT(op, holds(g, DTYPE_F32, cols) && (!dg || holds(dg, DTYPE_F32, cols)) && (!db || holds(db, DTYPE_F32, cols)));
 }
 
@@ -234,7 +254,7 @@ static inline void want_silu_mul_backward(const struct tensor *dgate_up, const s
                                           const struct tensor *gate_up, int rows, int cols)
 {
     int64_t both = 2 * (int64_t)cols;
-    WANT("silu_mul_backward", is(dgate_up, DTYPE_F32, rows, both) && is(gate_up, DTYPE_F32, rows, both));
+    WANT("silu_mul_backward", is(dgate_up, DTYPE_F32, rows, both) && is_kept(gate_up, rows, both));
     WANT("silu_mul_backward", is(dy, DTYPE_F32, rows, cols));
 }
 
@@ -251,7 +271,7 @@ static inline void want_rope_backward(const struct rope_args *a, const struct te
     int64_t width = (int64_t)(a->heads + 2 * a->kv_heads) * a->head_dim, half = a->rotary / 2;
     WANT(op, is(dqkv, DTYPE_F32, a->rows, width) && holds(a->table_row, DTYPE_I32, a->rows));
     WANT(op, is(a->cos, DTYPE_F32, 0, half) && is(a->sin, DTYPE_F32, a->cos->rows, half));
-    WANT(op, !(a->q_norm || a->k_norm) || is(raw, DTYPE_F32, a->rows, width));
+    WANT(op, !(a->q_norm || a->k_norm) || is_kept(raw, a->rows, width));
     WANT(op, !dq_norm || holds(dq_norm, DTYPE_F32, a->head_dim));
     WANT(op, !dk_norm || holds(dk_norm, DTYPE_F32, a->head_dim));
 }

@@ -17,8 +17,9 @@
  * element of `linear` is one fused-multiply-add chain over k = 0, 1, 2 ... K-1 starting from 0; attention sums over
  * fixed blocks of ATTEND_BLOCK positions counted from position 0; norms sum in a fixed order. Hence prefill and decode
  * agree bit for bit.
- * - Activations are F32 on the CPU. Shapes stand beside each argument, row-major, T = rows (tokens of this call, all
- * sequences packed one behind the other), D = model width, V = vocabulary rows.
+ * - Activations are F32; a KEPT tensor is F32 or of the device's keep_dtype, and is rounded when it is written. Shapes
+ * stand beside each argument, row-major, T = rows (tokens of this call, all sequences packed one behind the other),
+ * D = model width, V = vocabulary rows.
  * - One thread calls a device at a time. */
 #ifndef LATENT_KERNELS_H
 #define LATENT_KERNELS_H
@@ -73,8 +74,8 @@ struct attend_args {
 
 /* ---- attention without a cache: scoring, encoders, training ---- */
 struct attend_varlen_args {
-    struct tensor *out;         /* F32 [T, heads * head_dim] */
-    const struct tensor *qkv;   /* F32 [T, (heads + 2 * kv_heads) * head_dim], rotated already */
+    struct tensor *out;         /* KEPT [T, heads * head_dim] */
+    const struct tensor *qkv;   /* KEPT, as out: [T, (heads + 2 * kv_heads) * head_dim], rotated already */
     const struct tensor *begin; /* I32 [nseq + 1] */
     int nseq, rows, heads, kv_heads, head_dim;
     float scale;
@@ -85,6 +86,7 @@ struct attend_varlen_args {
 /* ---- q/k norm, rotation, append ---- */
 struct rope_args {
     struct tensor *qkv;             /* F32 [T, (heads + 2 * kv_heads) * head_dim], q and k rotated in place */
+    const struct tensor *from;      /* NULL, or what is read instead, KEPT; then qkv may be KEPT, too */
     const struct tensor *q_norm;    /* F32 [head_dim] RMSNorm weight per head before rotation, or NULL */
     const struct tensor *k_norm;    /* F32 [head_dim] or NULL */
     float eps;                      /* of those norms */
@@ -181,6 +183,7 @@ struct device {
     const char *numerics;    /* numerics class, part of keys and manifests: "cpu-avx2-f32" ... */
     enum dtype kv_dtype;     /* what the tensors of a key-value cache hold: F32, BF16, or F8 when asked for */
     enum dtype weight_dtype; /* what weights are multiplied as whose values lie in a tensor: F32 or BF16 */
+    enum dtype keep_dtype;   /* what training keeps for the way back, and makes to be multiplied: F32 or BF16 */
 
     /* -- memory. `what` names the thing in the sentence when memory is short. Fresh tensors hold zeros. -- */
     int (*tensor_new)(struct device *d, struct tensor **out, enum dtype t, int64_t rows, int64_t cols, const char *what,
@@ -217,21 +220,21 @@ struct device {
     void (*embed)(struct device *d, struct tensor *y /* F32 [T, D] */, const struct weight *table /* [V, D] */,
                   const struct tensor *ids /* I32 [T] */, int rows);
     /* y = x W^T + bias, or y += x W^T + bias. bias F32 [N] may be NULL. */
-    void (*linear)(struct device *d, struct tensor *y /* F32 [T, N] */, const struct tensor *x /* F32 [T, K] */,
+    void (*linear)(struct device *d, struct tensor *y /* KEPT [T, N] */, const struct tensor *x /* KEPT [T, K] */,
                    const struct weight *w /* [N, K] */, const struct tensor *bias, int rows, bool add);
     /* A block of y = x W^T, with the same bits: rows row .. row+rows-1, columns col .. col+cols-1. Around it an element
      * may get its product too, or stay as it is. */
     void (*linear_block)(struct device *d, struct tensor *y /* F32 [T, N] */, const struct tensor *x /* F32 [T, K] */,
                          const struct weight *w /* [N, K] */, int row, int rows, int col, int cols);
-    void (*rmsnorm)(struct device *d, struct tensor *y, const struct tensor *x /* F32 [T, D] */,
+    void (*rmsnorm)(struct device *d, struct tensor *y, const struct tensor *x /* both KEPT [T, D] */,
                     const struct tensor *g /* F32 [D] */, float eps, int rows, int cols);
     void (*layernorm)(struct device *d, struct tensor *y, const struct tensor *x, const struct tensor *g,
                       const struct tensor *b, float eps, int rows, int cols);
     void (*add)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n); /* y += x */
     void (*add_row)(struct device *d, struct tensor *y /* F32 [T, D] */, const struct weight *table,
                     const struct tensor *ids /* I32 [T] */, int rows); /* y += table[ids]: position embeddings */
-    void (*silu_mul)(struct device *d, struct tensor *y /* F32 [T, F] */,
-                     const struct tensor *gate_up /* F32 [T, 2F] */, int rows, int cols /* F */);
+    void (*silu_mul)(struct device *d, struct tensor *y /* KEPT [T, F] */,
+                     const struct tensor *gate_up /* KEPT, as y: [T, 2F] */, int rows, int cols /* F */);
     void (*gelu)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n); /* exact: erf */
     void (*gather_rows)(struct device *d, struct tensor *y /* F32 [n, D] */, const struct tensor *x /* F32 [T, D] */,
                         const struct tensor *index /* I32 [n] */, int n, int cols);
@@ -262,8 +265,8 @@ struct device {
     void (*weight_refresh)(struct device *d, struct weight *w, const struct tensor *values,
                            const uint32_t key[2] /* NULL: to nearest */, const uint32_t stream[2]);
 
-    void (*copy)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n);
-    void (*copy_blocks)(struct device *d, const struct block_copy *b, size_t n); /* in any order */
+    void (*copy)(struct device *d, struct tensor *y, const struct tensor *x, int64_t n); /* both KEPT */
+    void (*copy_blocks)(struct device *d, const struct block_copy *b, size_t n);         /* in any order */
     void (*fill)(struct device *d, struct tensor *y, float value, int64_t n);
     void (*scale)(struct device *d, struct tensor *y, float by, int64_t n); /* y *= by */
     /* y[i] = kept ? y[i] / (1 - p) : 0; element i is kept by the draw at position first + i of the stream */
@@ -272,30 +275,30 @@ struct device {
 
     /* From hold to let_go the first n elements of x stay as they are: a device that rounds what it multiplies then
      * rounds them once for all products. At most HELD_TENSORS at a time, each let go before it changes. */
-    void (*hold)(struct device *d, const struct tensor *x /* F32 */, int64_t n);
+    void (*hold)(struct device *d, const struct tensor *x /* KEPT */, int64_t n);
     void (*let_go)(struct device *d, const struct tensor *x);
     /* linear: dx (+)= dy W; dW += dy^T x; db += column sums of dy */
     void (*linear_dx)(struct device *d, struct tensor *dx /* F32 [T, K] */, const struct tensor *dy /* F32 [T, N] */,
                       const struct weight *w, int rows, bool add);
     void (*linear_dw)(struct device *d, struct tensor *dw /* F32 [N, K] */, struct tensor *db /* F32 [N] or NULL */,
-                      const struct tensor *dy, const struct tensor *x, int rows, int n, int k);
+                      const struct tensor *dy, const struct tensor *x /* KEPT */, int rows, int n, int k);
     /* dtable[ids[t]] += dy[t]; rows in order */
     void (*embed_backward)(struct device *d, struct tensor *dtable /* F32 [V, D] */, const struct tensor *dy,
                            const struct tensor *ids, int rows, int cols);
     /* dx += ..., dg += ... (dg may be NULL: frozen) */
     void (*rmsnorm_backward)(struct device *d, struct tensor *dx, struct tensor *dg, const struct tensor *dy,
-                             const struct tensor *x, const struct tensor *g, float eps, int rows, int cols);
+                             const struct tensor *x /* KEPT */, const struct tensor *g, float eps, int rows, int cols);
     void (*layernorm_backward)(struct device *d, struct tensor *dx, struct tensor *dg, struct tensor *db,
                                const struct tensor *dy, const struct tensor *x, const struct tensor *g, float eps,
                                int rows, int cols);
     void (*silu_mul_backward)(struct device *d, struct tensor *dgate_up /* = */, const struct tensor *dy,
-                              const struct tensor *gate_up, int rows, int cols);
+                              const struct tensor *gate_up /* KEPT */, int rows, int cols);
     void (*gelu_backward)(struct device *d, struct tensor *dx /* = */, const struct tensor *dy, const struct tensor *x,
                           int64_t n);
     /* In place on the gradient of rotated q and k: rotation undone, then back through the head norms. raw is qkv as it
      * was before rope (needed with head norms only). dq_norm, dk_norm += (NULL: frozen). v's part stays. */
-    void (*rope_backward)(struct device *d, const struct rope_args *a, struct tensor *dqkv, const struct tensor *raw,
-                          struct tensor *dq_norm, struct tensor *dk_norm);
+    void (*rope_backward)(struct device *d, const struct rope_args *a, struct tensor *dqkv,
+                          const struct tensor *raw /* KEPT */, struct tensor *dq_norm, struct tensor *dk_norm);
     /* The forward form keeps the log-sum-exp of each row and head; the backward one writes (=) dqkv in qkv's layout. */
     void (*attend_varlen_keep)(struct device *d, const struct attend_varlen_args *a,
                                struct tensor *lse /* F32 [T, heads] */);

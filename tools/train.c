@@ -781,7 +781,7 @@ static int run(const struct tool *tool, int nfiles, char **files, struct err *e)
 int main(int argc, char **argv)
 {
     static const struct tool tool = {
-        "train", "[OPTION]... -o DIR [FILE]...", "a model out of rows: LoRA, full, or from nothing", 1, opts, run
+        "train", "[OPTION]... -o DIR [FILE]...", "a model out of rows: LoRA, full, or from nothing", 2, opts, run
     };
     return tool_main(&tool, argc, argv);
 }

@@ -158,6 +158,8 @@ static void rope_one(const struct row_job *j, int64_t r)
     int half = a->rotary / 2;
     int64_t hd = a->head_dim, q = a->heads * hd, kv = a->kv_heads * hd, at = (int64_t)i32(a->table_row)[r] * half;
     float *row = f32(a->qkv) + r * (q + 2 * kv);
+    if (a->from)
+        memcpy(row, f32(a->from) + r * (q + 2 * kv), (size_t)(q + 2 * kv) * sizeof *row);
     for (int h = 0; h < a->heads + a->kv_heads; h++) {
         const float *norm = f32(h < a->heads ? a->q_norm : a->k_norm);
         float *x = row + h * hd;

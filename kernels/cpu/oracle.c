@@ -141,6 +141,8 @@ static void rope(struct cpu *c, const struct rope_args *a)
     for (int64_t t = 0; t < a->rows; t++) {
         float *row = f32(a->qkv) + t * width;
         int64_t at = (int64_t)i32(a->table_row)[t] * half;
+        if (a->from)
+            memcpy(row, f32(a->from) + t * width, (size_t)width * sizeof *row);
         for (int h = 0; h < a->heads + a->kv_heads; h++) {
             const struct tensor *norm = h < a->heads ? a->q_norm : a->k_norm;
             float *x = row + (int64_t)h * hd;

@@ -346,6 +346,7 @@ template <int HD> static __global__ void __launch_bounds__(THREADS, blocks_at_on
 
 struct prepare_op {
     const float *out, *dout, *lse; /* lse: [rows, heads] */
+    const bf16 *narrow_out;        /* where out is NULL */
     bf16 *narrow;
     float *lse2, *delta;
     int rows, heads, hd;
@@ -360,7 +361,7 @@ static __global__ void __launch_bounds__(PREPARE_WARPS *WARP_LANES) attend_prepa
     float sum = 0;
     for (int64_t i = item * o.hd + lane_id(); i < (item + 1) * o.hd; i += WARP_LANES) {
         o.narrow[i] = bf16_of_float(o.dout[i]);
-        sum = fmaf(o.dout[i], o.out[i], sum);
+        sum = fmaf(o.dout[i], o.out ? o.out[i] : float_of_bf16(o.narrow_out[i]), sum);
     }
     sum = warp_sum(sum);
     if (lane_id() == 0) {
@@ -535,13 +536,15 @@ static varlen varlen_of(const attend_op &o)
     a.kv_width = static_cast<int64_t>(o.kv_heads) * o.head_dim;
     a.width = a.q_width + 2 * a.kv_width;
     a.scale2 = o.scale * LOG2_E;
+    a.qkv = o.narrow_qkv;
     return a;
 }
 
 size_t attend_varlen_scratch(const attend_op &o, bool backward)
 {
     varlen a = varlen_of(o);
-    size_t rows = static_cast<size_t>(o.rows), narrow = rows * static_cast<size_t>(a.width) * sizeof(bf16);
+    size_t rows = static_cast<size_t>(o.rows),
+           narrow = o.narrow_qkv ? 0 : rows * static_cast<size_t>(a.width) * sizeof(bf16);
     size_t more =
         rows * (static_cast<size_t>(a.q_width) * sizeof(bf16) + 2 * static_cast<size_t>(o.heads) * sizeof(float));
     return narrow + (backward ? more : 0);
@@ -577,15 +580,24 @@ static void by_width(launch_fn *const fn[5], stream_t st, const varlen &a)
     fn[hd <= 16 ? 0 : hd <= 32 ? 1 : hd <= 64 ? 2 : hd <= 96 ? 3 : 4](st, a);
 }
 
+/* Rounds qkv where it is not; what of the scratch is left. */
+static bf16 *round_qkv(stream_t st, varlen &a, void *scratch)
+{
+    bf16 *to = static_cast<bf16 *>(scratch);
+    if (a.qkv)
+        return to;
+    op_to_bf16(st, to, a.o.qkv, a.o.rows * a.width);
+    a.qkv = to;
+    return to + a.o.rows * a.width;
+}
+
 void op_attend_varlen(stream_t st, const attend_op &o, void *scratch)
 {
     static launch_fn *const fn[] = { forward<16>, forward<32>, forward<64>, forward<96>, forward<128> };
     varlen a = varlen_of(o);
-    bf16 *qkv = static_cast<bf16 *>(scratch);
     if (o.rows <= 0)
         return;
-    op_to_bf16(st, qkv, o.qkv, o.rows * a.width);
-    a.qkv = qkv;
+    (void)round_qkv(st, a, scratch);
     by_width(fn, st, a);
 }
 
@@ -594,15 +606,13 @@ void op_attend_varlen_backward(stream_t st, const attend_op &o, float *dqkv, con
     static launch_fn *const fn[] = { backward<16>, backward<32>, backward<64>, backward<96>, backward<128> };
     varlen a = varlen_of(o);
     int64_t items = static_cast<int64_t>(o.rows) * o.heads;
-    bf16 *qkv = static_cast<bf16 *>(scratch), *narrow = qkv + o.rows * a.width;
-    float *lse = reinterpret_cast<float *>(narrow + o.rows * a.q_width), *delta = lse + items;
     if (o.rows <= 0)
         return;
-    op_to_bf16(st, qkv, o.qkv, o.rows * a.width);
-    prepare_op p = { o.out, dout, o.lse, narrow, lse, delta, o.rows, o.heads, o.head_dim };
+    bf16 *narrow = round_qkv(st, a, scratch);
+    float *lse = reinterpret_cast<float *>(narrow + o.rows * a.q_width), *delta = lse + items;
+    prepare_op p = { o.out, dout, o.lse, o.narrow, narrow, lse, delta, o.rows, o.heads, o.head_dim };
     LAUNCH(attend_prepare, static_cast<unsigned>((items + PREPARE_WARPS - 1) / PREPARE_WARPS),
            PREPARE_WARPS * WARP_LANES, 0, st, p);
-    a.qkv = qkv;
     a.dout = narrow;
     a.lse = lse;
     a.delta = delta;

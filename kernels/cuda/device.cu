@@ -1,9 +1,9 @@
 /* device.cu - struct device over the kernels: memory, shape checks, one operation after another.
  *
  * Shapes are checked by kernels/front.h; what lies in device memory (ids, page tables) is not looked at. Activations
- * are F32. Weights and caches hold bf16 whatever the checkpoint has (rounded to nearest even), or float all of them
- * when the device was opened so, for comparisons. The first failure is kept, later operations do nothing, the next
- * waiting call reports it. Operations of training: device_train.cu.
+ * are F32, but what training keeps: bf16 as weights. Weights and caches hold bf16 whatever the checkpoint has (rounded
+ * to nearest even), or float all of them when the device was opened so, for comparisons. The first failure is kept,
+ * later operations do nothing, the next waiting call reports it. Operations of training: device_train.cu.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -472,26 +472,35 @@ static void add_row(device *d, tensor *y, const weight *table, const tensor *ids
     embed_or_add(d, y, table, ids, rows, true, "add_row");
 }
 
-/* Rounds x where products are of bf16 and it is not yet, and enqueues. */
-static void multiply(cuda *c, const float *x, product_op o)
+/* Rounds x, from element `at` on, where products are of bf16 and it is not yet, and enqueues. cuBLASLt adds a bias of
+ * y's own type only: sums of which bf16 is kept get theirs in float and are rounded behind it. */
+static void multiply(cuda *c, const tensor *x, int64_t at, product_op o)
 {
-    o.a = x;
+    int64_t n = static_cast<int64_t>(o.m) * o.k, sums = static_cast<int64_t>(o.m) * o.n;
+    bf16 *kept = o.bf16_out && o.bias ? static_cast<bf16 *>(o.y) : nullptr;
     o.bf16_in = !c->f32;
-    if (o.bf16_in) {
-        int64_t n = static_cast<int64_t>(o.m) * o.k;
-        o.a = rounded_already(c, x, n);
-        if (!o.a) {
-            void *rounded = cuda_scratch(c, static_cast<size_t>(n) * 2);
-            if (!rounded)
-                return;
-            op_to_bf16(rt_stream(c->r), static_cast<bf16 *>(rounded), x, n);
-            o.a = rounded;
-        }
+    o.a = narrow_of(x) ? narrow_of(x) + at : o.bf16_in ? rounded_already(c, f32(x) + at, n) : f32(x) + at;
+    size_t wide = kept ? (static_cast<size_t>(sums) * sizeof(float) + 255) / 256 * 256 : 0;
+    size_t bytes = wide + (o.a ? 0 : static_cast<size_t>(n) * sizeof(bf16));
+    char *room = bytes ? static_cast<char *>(cuda_scratch(c, bytes)) : nullptr;
+    if (bytes && !room)
+        return;
+    if (!o.a) {
+        op_to_bf16(rt_stream(c->r), reinterpret_cast<bf16 *>(room + wide), f32(x) + at, n);
+        o.a = room + wide;
+    }
+    if (kept) {
+        o.y = room;
+        o.bf16_out = false;
+        if (o.add)
+            op_to_float(rt_stream(c->r), static_cast<float *>(o.y), kept, sums);
     }
     err e;
     if (c->fresh.x == o.y)
         c->fresh.x = nullptr;
     cuda_note(c, rt_product(c->r, o, &e), e);
+    if (kept)
+        op_to_bf16(rt_stream(c->r), kept, static_cast<float *>(o.y), sums);
     cuda_launched(c);
 }
 
@@ -502,7 +511,8 @@ static void linear(device *d, tensor *y, const tensor *x, const weight *w, const
     if (!alive_for_product(c) || rows <= 0)
         return;
     product_op o = {};
-    o.y = f32(y);
+    o.y = y->data;
+    o.bf16_out = y->dtype == DTYPE_BF16;
     o.y_stride = w->rows;
     o.b = w->data;
     o.bias = f32(bias);
@@ -510,7 +520,7 @@ static void linear(device *d, tensor *y, const tensor *x, const weight *w, const
     o.n = static_cast<int>(w->rows);
     o.k = static_cast<int>(w->cols);
     o.add = add;
-    multiply(c, f32(x), o);
+    multiply(c, x, 0, o);
 }
 
 /* The block grows until it begins where cuBLASLt's fast algorithms want it: at 64 columns (256 bytes), and at the first
@@ -534,7 +544,7 @@ static void linear_block(device *d, tensor *y, const tensor *x, const weight *w,
     o.m = rows;
     o.n = static_cast<int>(end - first);
     o.k = static_cast<int>(k);
-    multiply(c, f32(x) + row * k, o);
+    multiply(c, x, row * k, o);
 }
 
 static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, float eps, int rows, int cols)
@@ -543,8 +553,12 @@ static void rmsnorm(device *d, tensor *y, const tensor *x, const tensor *g, floa
     want_rmsnorm(y, x, g, rows, cols);
     if (!cuda_alive(c))
         return;
-    bf16 *narrow = fresh_room(c, f32(y), static_cast<int64_t>(rows) * cols);
-    op_rmsnorm(rt_stream(c->r), f32(y), narrow, f32(x), f32(g), eps, rows, cols);
+    if (narrow_of(y)) {
+        op_rmsnorm_kept(rt_stream(c->r), narrow_of(y), x->data, x->dtype == DTYPE_BF16, f32(g), eps, rows, cols);
+    } else {
+        bf16 *narrow = fresh_room(c, f32(y), static_cast<int64_t>(rows) * cols);
+        op_rmsnorm(rt_stream(c->r), f32(y), narrow, f32(x), f32(g), eps, rows, cols);
+    }
     cuda_launched(c);
 }
 
@@ -576,8 +590,12 @@ static void silu_mul(device *d, tensor *y, const tensor *gate_up, int rows, int 
     want_silu_mul(y, gate_up, rows, cols);
     if (!cuda_alive(c))
         return;
-    bf16 *narrow = fresh_room(c, f32(y), static_cast<int64_t>(rows) * cols);
-    op_silu_mul(rt_stream(c->r), f32(y), narrow, f32(gate_up), rows, cols);
+    if (narrow_of(y)) {
+        op_silu_mul_kept(rt_stream(c->r), narrow_of(y), narrow_of(gate_up), rows, cols);
+    } else {
+        bf16 *narrow = fresh_room(c, f32(y), static_cast<int64_t>(rows) * cols);
+        op_silu_mul(rt_stream(c->r), f32(y), narrow, f32(gate_up), rows, cols);
+    }
     cuda_launched(c);
 }
 
@@ -609,7 +627,7 @@ static void rope(device *d, const rope_args *a)
     if (!cuda_alive(c))
         return;
     rope_op o = {};
-    o.qkv = f32(a->qkv);
+    o.qkv = wide_of(a->qkv);
     o.q_norm = f32(a->q_norm);
     o.k_norm = f32(a->k_norm);
     o.cos = f32(a->cos);
@@ -627,7 +645,10 @@ static void rope(device *d, const rope_args *a)
     o.kv_heads = a->kv_heads;
     o.head_dim = a->head_dim;
     o.rotary = a->rotary;
-    op_rope(rt_stream(c->r), o);
+    if (a->from)
+        op_rope_kept(rt_stream(c->r), o, a->qkv->data, narrow_of(a->qkv), a->from->data, narrow_of(a->from));
+    else
+        op_rope(rt_stream(c->r), o);
     cuda_launched(c);
 }
 
@@ -635,8 +656,10 @@ static void rope(device *d, const rope_args *a)
 template <class A> static attend_op attention_of(const A &a)
 {
     attend_op o = {};
-    o.out = f32(a.out);
-    o.qkv = f32(a.qkv);
+    o.out = wide_of(a.out);
+    o.narrow = narrow_of(a.out);
+    o.qkv = wide_of(a.qkv);
+    o.narrow_qkv = narrow_of(a.qkv);
     o.nseq = a.nseq;
     o.rows = a.rows;
     o.heads = a.heads;
@@ -702,6 +725,25 @@ attend_op cuda_varlen_op(const attend_varlen_args *a, const char *op)
     return o;
 }
 
+size_t cuda_widened(const attend_op &o)
+{
+    int64_t width = static_cast<int64_t>(2 * o.heads + 2 * o.kv_heads) * o.head_dim;
+    return o.narrow_qkv ? static_cast<size_t>(o.rows * width) * sizeof(float) : 0;
+}
+
+void cuda_widen(cuda *c, attend_op *o, bool out, void *room)
+{
+    int64_t n = static_cast<int64_t>(o->rows) * (o->heads + 2 * o->kv_heads) * o->head_dim;
+    float *qkv = static_cast<float *>(room);
+    if (!o->narrow_qkv)
+        return;
+    op_to_float(rt_stream(c->r), qkv, o->narrow_qkv, n);
+    o->qkv = qkv;
+    o->out = qkv + n;
+    if (out)
+        op_to_float(rt_stream(c->r), o->out, o->narrow, static_cast<int64_t>(o->rows) * o->heads * o->head_dim);
+}
+
 void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse)
 {
     cuda *c = of(d);
@@ -709,14 +751,23 @@ void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse)
     o.lse = lse;
     if (!cuda_alive(c) || a->rows == 0)
         return;
+    int64_t n = static_cast<int64_t>(o.rows) * o.heads * o.head_dim;
     if (!c->f32 && attend_varlen_takes(o)) {
         void *qkv = cuda_scratch(c, attend_varlen_scratch(o, false));
-        o.narrow = fresh_room(c, o.out, static_cast<int64_t>(o.rows) * o.heads * o.head_dim);
-        if (!qkv || c->failed)
+        if (o.out)
+            o.narrow = fresh_room(c, o.out, n);
+        if (c->failed)
             return;
         op_attend_varlen(rt_stream(c->r), o, qkv);
     } else {
+        bf16 *kept = o.narrow;
+        void *room = cuda_scratch(c, cuda_widened(o));
+        if (c->failed)
+            return;
+        cuda_widen(c, &o, false, room);
         op_attend(rt_stream(c->r), o);
+        if (kept)
+            op_to_bf16(rt_stream(c->r), kept, o.out, n);
     }
     cuda_launched(c);
 }
@@ -808,7 +859,7 @@ extern "C" __attribute__((visibility("default"))) int latent_device_open(uint32_
         return err_set(e, "no memory");
     snprintf(c->name, sizeof c->name, "cuda:%d", index);
     c->d.name = c->name;
-    c->d.kv_dtype = c->d.weight_dtype = f32 ? DTYPE_F32 : DTYPE_BF16;
+    c->d.kv_dtype = c->d.weight_dtype = c->d.keep_dtype = f32 ? DTYPE_F32 : DTYPE_BF16;
     c->f32 = f32;
     fill_table(&c->d);
     if (rt_open(&c->r, index, e) < 0) {

@@ -53,6 +53,16 @@ void cuda_free(cuda *c, void *p);
 /* NULL when there is no memory. */
 weight *cuda_weight_new(cuda *c, int64_t rows, int64_t cols, const char *what, err *e);
 
+/* What a KEPT tensor holds: one of the two is not NULL. */
+static inline bf16 *narrow_of(const tensor *t)
+{
+    return t && t->dtype == DTYPE_BF16 ? static_cast<bf16 *>(t->data) : nullptr;
+}
+static inline float *wide_of(const tensor *t)
+{
+    return t && t->dtype == DTYPE_F32 ? static_cast<float *>(t->data) : nullptr;
+}
+
 static inline size_t size_of(enum dtype t)
 {
     return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : t == DTYPE_U8 || t == DTYPE_F8 ? 1 : 2;
@@ -65,6 +75,10 @@ static inline size_t product_size(const cuda *c) /* bytes of an element that is 
 
 /* Attention without a cache as the kernels take it, its shapes checked; and its forward form, lse kept unless NULL. */
 attend_op cuda_varlen_op(const attend_varlen_args *a, const char *op);
+/* Where the tensor cores take no such heads, what is kept in bf16 is widened: o's qkv, and its out when it is read.
+ * Room for both is at the beginning of `room`, of cuda_widened bytes (0: nothing to widen). */
+size_t cuda_widened(const attend_op &o);
+void cuda_widen(cuda *c, attend_op *o, bool out, void *room);
 void cuda_attend_varlen(device *d, const attend_varlen_args *a, float *lse);
 
 /* Fills the table's operations of training (device_train.cu). */

@@ -1,6 +1,6 @@
 /* device_train.cu - the operations of training of struct device: shapes are checked here, work is done by train.cu and
- * the multiplication of rt.h. On a bf16 device every product rounds both operands to bf16 and sums in float; all
- * else is float. */
+ * the multiplication of rt.h. On a bf16 device every product rounds both operands to bf16 and sums in float, and what
+ * is kept for the way back is bf16; all else is float. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -44,9 +44,16 @@ static void copy(device *d, tensor *y, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
     err e;
-    want_pair("copy", y, x, n);
-    if (cuda_alive(c))
-        cuda_note(c, rt_copy(c->r, y->data, x->data, static_cast<size_t>(n) * 4, &e), e);
+    want_copy(y, x, n);
+    if (!cuda_alive(c))
+        return;
+    if (y->dtype == x->dtype)
+        cuda_note(c, rt_copy(c->r, y->data, x->data, static_cast<size_t>(n) * size_of(y->dtype), &e), e);
+    else if (narrow_of(y))
+        op_to_bf16(rt_stream(c->r), narrow_of(y), f32(x), n);
+    else
+        op_to_float(rt_stream(c->r), f32(y), narrow_of(x), n);
+    cuda_launched(c);
 }
 
 static void copy_blocks(device *d, const block_copy *b, size_t n)
@@ -135,6 +142,8 @@ static void hold(device *d, const tensor *x, int64_t n)
 {
     cuda *c = of(d);
     want_hold(x, n);
+    if (narrow_of(x))
+        return; /* it is rounded */
     bool fresh = c->fresh.x == f32(x) && c->fresh.n >= n;
     if (!cuda_alive(c) || c->f32)
         return;
@@ -161,7 +170,7 @@ static void hold(device *d, const tensor *x, int64_t n)
 static void let_go(device *d, const tensor *x)
 {
     for (auto &h : of(d)->held)
-        if (h.x == f32(x))
+        if (h.x == x->data)
             h.x = nullptr;
 }
 
@@ -173,21 +182,27 @@ const void *cuda_held(const cuda *c, const float *x, int64_t n)
     return nullptr;
 }
 
-/* x as it is multiplied: itself, rounded when it was held, or rounded into *room, which moves on. */
-static const void *operand(cuda *c, const float *x, int64_t n, char **room)
+/* x as it is multiplied, where it lies so: itself, or rounded when it was held. Else NULL. */
+static const void *lies_as(const cuda *c, const tensor *x, int64_t n)
 {
-    const void *held = c->f32 ? x : cuda_held(c, x, n);
-    if (held)
-        return held;
+    return c->f32 || narrow_of(x) ? x->data : cuda_held(c, f32(x), n);
+}
+
+/* x as it is multiplied; what must be rounded goes into *room, which moves on. */
+static const void *operand(cuda *c, const tensor *x, int64_t n, char **room)
+{
+    const void *lies = lies_as(c, x, n);
+    if (lies)
+        return lies;
     bf16 *to = reinterpret_cast<bf16 *>(*room);
-    op_to_bf16(rt_stream(c->r), to, x, n);
+    op_to_bf16(rt_stream(c->r), to, f32(x), n);
     *room += (static_cast<size_t>(n) * 2 + 255) / 256 * 256;
     return to;
 }
 
-static size_t room_of(const cuda *c, const float *x, int64_t n)
+static size_t room_of(const cuda *c, const tensor *x, int64_t n)
 {
-    return c->f32 || cuda_held(c, x, n) ? 0 : static_cast<size_t>(n) * 2 + 256;
+    return lies_as(c, x, n) ? 0 : static_cast<size_t>(n) * 2 + 256;
 }
 
 static void linear_dx(device *d, tensor *dx, const tensor *dy, const weight *w, int rows, bool add)
@@ -196,14 +211,14 @@ static void linear_dx(device *d, tensor *dx, const tensor *dy, const weight *w, 
     want_linear_dx(dx, dy, w->rows, w->cols, rows);
     if (!cuda_alive(c) || rows <= 0)
         return;
-    char *room = static_cast<char *>(cuda_scratch(c, room_of(c, f32(dy), rows * w->rows)));
+    char *room = static_cast<char *>(cuda_scratch(c, room_of(c, dy, rows * w->rows)));
     if (c->failed)
         return;
     err e;
     product_op o = {};
     o.y = f32(dx);
     o.y_stride = w->cols;
-    o.a = operand(c, f32(dy), rows * w->rows, &room);
+    o.a = operand(c, dy, rows * w->rows, &room);
     o.b = w->data;
     o.bf16_in = !c->f32;
     o.b_turned = true;
@@ -222,7 +237,7 @@ static void linear_dw(device *d, tensor *dw, tensor *db, const tensor *dy, const
     if (!cuda_alive(c) || rows <= 0)
         return;
     int64_t dy_n = static_cast<int64_t>(rows) * n, x_n = static_cast<int64_t>(rows) * k;
-    size_t sums = db ? column_sums_scratch(rows, n) : 0, products = room_of(c, f32(dy), dy_n) + room_of(c, f32(x), x_n);
+    size_t sums = db ? column_sums_scratch(rows, n) : 0, products = room_of(c, dy, dy_n) + room_of(c, x, x_n);
     char *room = static_cast<char *>(cuda_scratch(c, sums > products ? sums : products));
     if (c->failed)
         return;
@@ -232,8 +247,8 @@ static void linear_dw(device *d, tensor *dw, tensor *db, const tensor *dy, const
     product_op o = {};
     o.y = f32(dw);
     o.y_stride = k;
-    o.a = operand(c, f32(dy), dy_n, &room);
-    o.b = operand(c, f32(x), x_n, &room);
+    o.a = operand(c, dy, dy_n, &room);
+    o.b = operand(c, x, x_n, &room);
     o.bf16_in = !c->f32;
     o.a_turned = o.b_turned = true;
     o.m = n;
@@ -262,8 +277,19 @@ static void row_norm_backward(device *d, tensor *dx, tensor *dg, tensor *db, con
     want_norm_backward(op, dx, dg, db, dy, x, g, rows, cols);
     if (!cuda_alive(c) || rows <= 0)
         return;
-    norm_backward_op o = { f32(dx), f32(dg), f32(db), f32(dy), f32(x), f32(g), cols,  cols,
-                           cols,    1,       cols,    rows,    eps,    false,  layer, nullptr };
+    norm_backward_op o = {};
+    o.dx = f32(dx);
+    o.dg = f32(dg);
+    o.db = f32(db);
+    o.dy = f32(dy);
+    o.x = x->data;
+    o.x_bf16 = x->dtype == DTYPE_BF16;
+    o.g = f32(g);
+    o.dx_stride = o.dy_stride = o.x_stride = o.cols = cols;
+    o.heads = 1;
+    o.vectors = rows;
+    o.eps = eps;
+    o.layer = layer;
     norm_backward(c, o);
 }
 
@@ -285,7 +311,10 @@ static void silu_mul_backward(device *d, tensor *dgate_up, const tensor *dy, con
     want_silu_mul_backward(dgate_up, dy, gate_up, rows, cols);
     if (!cuda_alive(c))
         return;
-    op_silu_mul_backward(rt_stream(c->r), f32(dgate_up), f32(dy), f32(gate_up), rows, cols);
+    if (narrow_of(gate_up))
+        op_silu_mul_backward_kept(rt_stream(c->r), f32(dgate_up), f32(dy), narrow_of(gate_up), rows, cols);
+    else
+        op_silu_mul_backward(rt_stream(c->r), f32(dgate_up), f32(dy), f32(gate_up), rows, cols);
     cuda_launched(c);
 }
 
@@ -301,12 +330,23 @@ static void gelu_backward(device *d, tensor *dx, const tensor *dy, const tensor 
 
 /* ---- rotation ---- */
 
-static void head_norm_backward(cuda *c, const rope_args *a, float *grad, const float *raw, const tensor *g, tensor *dg,
-                               int heads, int64_t width)
+/* Of heads whose first begins at column `at`. */
+static void head_norm_backward(cuda *c, const rope_args *a, const tensor *dqkv, const tensor *raw, int64_t at,
+                               const tensor *g, tensor *dg, int heads)
 {
-    norm_backward_op o = { grad,   f32(dg), nullptr, grad,   raw,         f32(g),
-                           width,  width,   width,   heads,  a->head_dim, static_cast<int64_t>(a->rows) * heads,
-                           a->eps, true,    false,   nullptr };
+    norm_backward_op o = {};
+    o.dx = f32(dqkv) + at;
+    o.dg = f32(dg);
+    o.dy = o.dx;
+    o.x_bf16 = raw->dtype == DTYPE_BF16;
+    o.x = static_cast<const char *>(raw->data) + static_cast<size_t>(at) * size_of(raw->dtype);
+    o.g = f32(g);
+    o.dx_stride = o.dy_stride = o.x_stride = dqkv->cols;
+    o.heads = heads;
+    o.cols = a->head_dim;
+    o.vectors = static_cast<int64_t>(a->rows) * heads;
+    o.eps = a->eps;
+    o.replace = true;
     norm_backward(c, o);
 }
 
@@ -315,16 +355,15 @@ static void rope_backward(device *d, const rope_args *a, tensor *dqkv, const ten
 {
     cuda *c = of(d);
     int hd = a->head_dim;
-    int64_t width = static_cast<int64_t>(a->heads + 2 * a->kv_heads) * hd, q = static_cast<int64_t>(a->heads) * hd;
     want_rope_backward(a, dqkv, raw, dq_norm, dk_norm);
     if (!cuda_alive(c) || a->rows == 0)
         return;
     op_unrotate(rt_stream(c->r), f32(dqkv), f32(a->cos), f32(a->sin), i32(a->table_row), a->rows, a->heads, a->kv_heads,
                 hd, a->rotary);
     if (a->q_norm)
-        head_norm_backward(c, a, f32(dqkv), f32(raw), a->q_norm, dq_norm, a->heads, width);
+        head_norm_backward(c, a, dqkv, raw, 0, a->q_norm, dq_norm, a->heads);
     if (a->k_norm && !c->failed)
-        head_norm_backward(c, a, f32(dqkv) + q, f32(raw) + q, a->k_norm, dk_norm, a->kv_heads, width);
+        head_norm_backward(c, a, dqkv, raw, static_cast<int64_t>(a->heads) * hd, a->k_norm, dk_norm, a->kv_heads);
     cuda_launched(c);
 }
 
@@ -346,14 +385,19 @@ static void attend_varlen_backward(device *d, const attend_varlen_args *a, tenso
     if (!cuda_alive(c) || a->rows == 0)
         return;
     bool narrow = !c->f32 && attend_varlen_takes(o);
-    void *room = cuda_scratch(c, narrow ? attend_varlen_scratch(o, true) : static_cast<size_t>(items) * sizeof(float));
+    size_t widened = narrow ? 0 : cuda_widened(o);
+    void *room =
+        cuda_scratch(c, narrow ? attend_varlen_scratch(o, true) : widened + static_cast<size_t>(items) * sizeof(float));
     if (!room)
         return;
     o.lse = f32(lse);
-    if (narrow)
+    if (narrow) {
         op_attend_varlen_backward(rt_stream(c->r), o, f32(dqkv), f32(dout), room);
-    else
-        op_attend_backward(rt_stream(c->r), o, f32(dqkv), f32(dout), static_cast<float *>(room));
+    } else {
+        cuda_widen(c, &o, true, room);
+        op_attend_backward(rt_stream(c->r), o, f32(dqkv), f32(dout),
+                           reinterpret_cast<float *>(static_cast<char *>(room) + widened));
+    }
     cuda_launched(c);
 }
 

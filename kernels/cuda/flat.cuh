@@ -14,6 +14,45 @@ struct two {
     float a, b;
 };
 
+/* N neighbours, read and written at once: they lie at a multiple of N, and at most 16 bytes count. */
+template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) several {
+    T v[N];
+};
+
+static __device__ __forceinline__ float as_float(float x)
+{
+    return x;
+}
+static __device__ __forceinline__ float as_float(bf16 x)
+{
+    return float_of_bf16(x);
+}
+static __device__ __forceinline__ void store(float *to, float x)
+{
+    *to = x;
+}
+static __device__ __forceinline__ void store(bf16 *to, float x)
+{
+    *to = bf16_of_float(x);
+}
+
+/* N neighbours as floats. */
+template <int N, class T> static __device__ __forceinline__ void read_several(float *v, const T *from)
+{
+    several<T, N> x = *reinterpret_cast<const several<T, N> *>(from);
+    UNROLL
+    for (int j = 0; j < N; j++)
+        v[j] = as_float(x.v[j]);
+}
+template <int N, class T> static __device__ __forceinline__ void write_several(T *to, const float *v)
+{
+    several<T, N> x;
+    UNROLL
+    for (int j = 0; j < N; j++)
+        store(&x.v[j], v[j]);
+    *reinterpret_cast<several<T, N> *>(to) = x;
+}
+
 static inline unsigned flat_pieces(int64_t n)
 {
     return static_cast<unsigned>((n + FLAT_PIECE - 1) / FLAT_PIECE);

@@ -23,19 +23,23 @@ void op_embed(stream_t st, float *y, const void *table, bool table_bf16, const i
               bool add);
 /* narrow: y rounded, or NULL. The same in attend_op below. */
 void op_rmsnorm(stream_t st, float *y, bf16 *narrow, const float *x, const float *g, float eps, int rows, int cols);
+/* y is bf16, and x too or not. */
+void op_rmsnorm_kept(stream_t st, bf16 *y, const void *x, bool x_bf16, const float *g, float eps, int rows, int cols);
 void op_layernorm(stream_t st, float *y, bf16 *narrow, const float *x, const float *g, const float *b, float eps,
                   int rows, int cols);
 void op_add(stream_t st, float *y, const float *x, int64_t n);
 void op_silu_mul(stream_t st, float *y, bf16 *narrow, const float *gate_up, int rows, int cols);
+void op_silu_mul_kept(stream_t st, bf16 *y, const bf16 *gate_up, int rows, int cols);
 void op_gelu(stream_t st, float *y, bf16 *narrow, const float *x, int64_t n);
 void op_gather(stream_t st, float *y, const float *x, const int32_t *index, int n, int cols);
 void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n);
+void op_to_float(stream_t st, float *y, const bf16 *x, int64_t n);
 /* y = a b^T + bias, or += . Both operands are bf16, or both float; a turned one lies the other way round in memory. */
 struct product_op {
-    float *y;          /* [m, n], a row being y_stride long */
-    const void *a, *b; /* [m, k], [n, k]; turned: [k, m], [k, n] */
-    bool bf16_in, a_turned, b_turned;
-    const float *bias; /* [n] or NULL */
+    void *y;                                    /* [m, n], a row being y_stride long */
+    const void *a, *b;                          /* [m, k], [n, k]; turned: [k, m], [k, n] */
+    bool bf16_in, bf16_out, a_turned, b_turned; /* bf16_out: sums are rounded; with bf16_in and without bias only */
+    const float *bias;                          /* [n] or NULL */
     int m, n, k;
     bool add;
     int64_t y_stride;
@@ -54,6 +58,8 @@ struct rope_op {
     int rows, heads, kv_heads, head_dim, rotary;
 };
 void op_rope(stream_t st, const rope_op &o);
+/* The same from one place to another, all three of q, k, v; o.qkv and the caches are not looked at. */
+void op_rope_kept(stream_t st, const rope_op &o, void *to, bool to_bf16, const void *from, bool from_bf16);
 
 struct decode_inputs_op {
     const int32_t *slot_of;
@@ -67,8 +73,9 @@ void op_decode_inputs(stream_t st, const decode_inputs_op &o);
 /* ---- attend.cu, attend_mma.cu ---- */
 struct attend_op {
     float *out;
-    bf16 *narrow; /* written by the tensor cores' kernels only */
+    bf16 *narrow; /* written by the tensor cores' kernels only; then out may be NULL */
     const float *qkv;
+    const bf16 *narrow_qkv;                         /* attend_varlen.cu: instead of qkv, or NULL */
     const void *k, *v;                              /* paged: caches; else NULL: keys and values lie in qkv */
     enum dtype cache;                               /* F32, BF16, F8 */
     const int32_t *page_table, *seq_slot, *context; /* paged only */
@@ -83,7 +90,8 @@ struct attend_op {
 /* Two neighbours of out, the first at an even place. */
 static __device__ __forceinline__ void store_pair(const attend_op &o, int64_t at, float a, float b)
 {
-    *reinterpret_cast<pair_of_floats *>(o.out + at) = pair_of_floats{ a, b };
+    if (o.out)
+        *reinterpret_cast<pair_of_floats *>(o.out + at) = pair_of_floats{ a, b };
     if (o.narrow)
         *reinterpret_cast<uint32_t *>(o.narrow + at) = bf16_pair(a, b);
 }

@@ -19,22 +19,6 @@ static __device__ __forceinline__ int64_t flat_index()
 
 /* ---- embedding, gather ---- */
 
-static __device__ __forceinline__ float as_float(float x)
-{
-    return x;
-}
-static __device__ __forceinline__ float as_float(bf16 x)
-{
-    return float_of_bf16(x);
-}
-static __device__ __forceinline__ void store(float *to, float x)
-{
-    *to = x;
-}
-static __device__ __forceinline__ void store(bf16 *to, float x)
-{
-    *to = bf16_of_float(x);
-}
 static __device__ __forceinline__ void store(f8 *to, float x)
 {
     *to = f8_of_float(x);
@@ -119,6 +103,68 @@ void op_rmsnorm(stream_t st, float *y, bf16 *narrow, const float *x, const float
         LAUNCH(rmsnorm_rows, rows, ROW_THREADS, 0, st, y, narrow, x, g, eps, cols);
 }
 
+/* A thread takes N neighbours at a time. */
+template <int N, class T>
+static __global__ void __launch_bounds__(ROW_THREADS)
+    rmsnorm_kept_rows(bf16 *__restrict__ y, const T *__restrict__ x, const float *__restrict__ g, float eps, int cols)
+{
+    SHARED(float, sums, ROW_THREADS / WARP_LANES);
+    constexpr int STEP = N * ROW_THREADS, PARTS = KEPT / N;
+    int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
+    int at = N * static_cast<int>(threadIdx.x);
+    float kept[KEPT], ss = 0;
+    auto add = [&](const float *v) {
+        for (int k = 0; k < N; k++)
+            ss = fmaf(v[k], v[k], ss);
+    };
+    UNROLL
+    for (int j = 0; j < PARTS; j++)
+        if (at + j * STEP < cols)
+            read_several<N>(kept + j * N, x + row + at + j * STEP);
+    UNROLL
+    for (int j = 0; j < PARTS; j++)
+        if (at + j * STEP < cols)
+            add(kept + j * N);
+    for (int i = at + PARTS * STEP; i < cols; i += STEP) { /* rows wider than what is kept are read again */
+        float v[N];
+        read_several<N>(v, x + row + i);
+        add(v);
+    }
+    float r = 1 / sqrtf(block_sum(ss, sums) / static_cast<float>(cols) + eps);
+    auto put = [&](int i, float *v) {
+        float by[N];
+        read_several<N>(by, g + i);
+        for (int k = 0; k < N; k++)
+            v[k] = v[k] * r * by[k];
+        write_several<N>(y + row + i, v);
+    };
+    UNROLL
+    for (int j = 0; j < PARTS; j++)
+        if (at + j * STEP < cols)
+            put(at + j * STEP, kept + j * N);
+    for (int i = at + PARTS * STEP; i < cols; i += STEP) {
+        float v[N];
+        read_several<N>(v, x + row + i);
+        put(i, v);
+    }
+}
+
+template <class T>
+static void rmsnorm_kept(stream_t st, bf16 *y, const void *from, const float *g, float eps, int rows, int cols)
+{
+    const T *x = static_cast<const T *>(from);
+    if (cols % 2 == 0)
+        LAUNCH((rmsnorm_kept_rows<2, T>), rows, ROW_THREADS, 0, st, y, x, g, eps, cols);
+    else
+        LAUNCH((rmsnorm_kept_rows<1, T>), rows, ROW_THREADS, 0, st, y, x, g, eps, cols);
+}
+
+void op_rmsnorm_kept(stream_t st, bf16 *y, const void *x, bool x_bf16, const float *g, float eps, int rows, int cols)
+{
+    if (rows > 0)
+        (x_bf16 ? rmsnorm_kept<bf16> : rmsnorm_kept<float>)(st, y, x, g, eps, rows, cols);
+}
+
 static __global__ void __launch_bounds__(ROW_THREADS)
     layernorm_rows(float *__restrict__ y, bf16 *__restrict__ narrow, const float *__restrict__ x,
                    const float *__restrict__ g, const float *__restrict__ b, float eps, int cols)
@@ -183,6 +229,36 @@ void op_silu_mul(stream_t st, float *y, bf16 *narrow, const float *gate_up, int 
                gate_up, cols);
 }
 
+/* A thread takes N neighbours. */
+template <int N>
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    silu_mul_kept_rows(bf16 *__restrict__ y, const bf16 *__restrict__ gate_up, int cols)
+{
+    int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
+    int i = N * static_cast<int>(blockIdx.y * FLAT_THREADS + threadIdx.x);
+    if (i >= cols)
+        return;
+    float gate[N], up[N];
+    read_several<N>(gate, gate_up + 2 * row + i);
+    read_several<N>(up, gate_up + 2 * row + cols + i);
+    UNROLL
+    for (int k = 0; k < N; k++)
+        up[k] *= gate[k] / (1 + expf(-gate[k]));
+    write_several<N>(y + row + i, up);
+}
+
+void op_silu_mul_kept(stream_t st, bf16 *y, const bf16 *gate_up, int rows, int cols)
+{
+    int n = cols % 8 == 0 ? 8 : 1;
+    dim3 grid(static_cast<unsigned>(rows), flat_blocks((cols + n - 1) / n));
+    if (rows <= 0 || cols <= 0)
+        return;
+    if (n == 8)
+        LAUNCH((silu_mul_kept_rows<8>), grid, FLAT_THREADS, 0, st, y, gate_up, cols);
+    else
+        LAUNCH((silu_mul_kept_rows<1>), grid, FLAT_THREADS, 0, st, y, gate_up, cols);
+}
+
 static __global__ void __launch_bounds__(FLAT_THREADS)
     gelu_flat(float *__restrict__ y, bf16 *__restrict__ narrow, const float *__restrict__ x, int64_t n)
 {
@@ -210,7 +286,29 @@ void op_to_bf16(stream_t st, bf16 *y, const float *x, int64_t n)
         LAUNCH(to_bf16_flat, flat_pieces(n), FLAT_THREADS, 0, st, y, x, n);
 }
 
-template <class T> static __global__ void __launch_bounds__(FLAT_THREADS) product_flat(product_op o, int64_t total)
+/* A thread takes eight, the last one what is left. */
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    to_float_flat(float *__restrict__ y, const bf16 *__restrict__ x, int64_t n)
+{
+    int64_t i = 8 * flat_index();
+    if (i + 8 <= n) {
+        float v[8];
+        read_several<8>(v, x + i);
+        write_several<8>(y + i, v);
+        return;
+    }
+    for (; i < n; i++)
+        y[i] = float_of_bf16(x[i]);
+}
+
+void op_to_float(stream_t st, float *y, const bf16 *x, int64_t n)
+{
+    if (n > 0)
+        LAUNCH(to_float_flat, flat_blocks((n + 7) / 8), FLAT_THREADS, 0, st, y, x, n);
+}
+
+template <class T, class Y>
+static __global__ void __launch_bounds__(FLAT_THREADS) product_flat(product_op o, int64_t total)
 {
     int64_t i = flat_index();
     if (i >= total)
@@ -224,8 +322,8 @@ template <class T> static __global__ void __launch_bounds__(FLAT_THREADS) produc
         sum = fmaf(as_float(a[j * a_step]), as_float(b[j * b_step]), sum);
     if (o.bias)
         sum += o.bias[col];
-    float *to = o.y + row * o.y_stride + col;
-    *to = o.add ? *to + sum : sum;
+    Y *to = static_cast<Y *>(o.y) + row * o.y_stride + col;
+    store(to, o.add ? as_float(*to) + sum : sum);
 }
 
 void op_product_plain(stream_t st, const product_op &o)
@@ -233,10 +331,12 @@ void op_product_plain(stream_t st, const product_op &o)
     int64_t total = static_cast<int64_t>(o.m) * o.n;
     if (total <= 0)
         return;
-    if (o.bf16_in)
-        LAUNCH((product_flat<bf16>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
+    if (o.bf16_out)
+        LAUNCH((product_flat<bf16, bf16>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
+    else if (o.bf16_in)
+        LAUNCH((product_flat<bf16, float>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
     else
-        LAUNCH((product_flat<float>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
+        LAUNCH((product_flat<float, float>), flat_blocks(total), FLAT_THREADS, 0, st, o, total);
 }
 
 /* ---- q/k norm, rotation, append: a warp a head ---- */
@@ -315,6 +415,76 @@ void op_rope(stream_t st, const rope_op &o)
         LAUNCH((rope_rows<f8>), grid, ROPE_WARPS * WARP_LANES, 0, st, o);
     else
         LAUNCH((rope_rows<float>), grid, ROPE_WARPS * WARP_LANES, 0, st, o);
+}
+
+/* From one place to another: a lane takes N pairs at a time. */
+template <int N, class T, class F>
+static __global__ void __launch_bounds__(ROPE_WARPS *WARP_LANES) rope_kept_rows(rope_op o, T *to, const F *from)
+{
+    int hd = o.head_dim, half = o.rotary / 2, lane = lane_id(),
+        h = static_cast<int>(blockIdx.y) * ROPE_WARPS + warp_id();
+    int64_t t = blockIdx.x, at = (t * (o.heads + 2 * o.kv_heads) + h) * hd,
+            row = static_cast<int64_t>(o.table_row[t]) * half;
+    if (h >= o.heads + 2 * o.kv_heads)
+        return;
+    const F *x = from + at;
+    T *y = to + at;
+    bool turned = h < o.heads + o.kv_heads;
+    const float *norm = turned ? h < o.heads ? o.q_norm : o.k_norm : nullptr;
+    float r = 1;
+    if (norm) {
+        float ss = 0, v[N];
+        for (int i = N * lane; i < hd; i += N * WARP_LANES) {
+            read_several<N>(v, x + i);
+            for (int k = 0; k < N; k++)
+                ss = fmaf(v[k], v[k], ss);
+        }
+        r = 1 / sqrtf(warp_sum(ss) / static_cast<float>(hd) + o.eps);
+    }
+    auto read = [&](float *v, int i) {
+        read_several<N>(v, x + i);
+        for (int k = 0; norm && k < N; k++)
+            v[k] = v[k] * r * norm[i + k];
+    };
+    for (int j = N * lane; turned && j < half; j += N * WARP_LANES) {
+        float a[N], b[N], c[N], s[N];
+        read(a, j);
+        read(b, j + half);
+        read_several<N>(c, o.cos + row + j);
+        read_several<N>(s, o.sin + row + j);
+        for (int k = 0; k < N; k++) {
+            float turned_a = a[k] * c[k] - b[k] * s[k];
+            b[k] = b[k] * c[k] + a[k] * s[k];
+            a[k] = turned_a;
+        }
+        write_several<N>(y + j, a);
+        write_several<N>(y + j + half, b);
+    }
+    for (int i = (turned ? 2 * half : 0) + N * lane; i < hd; i += N * WARP_LANES) {
+        float v[N];
+        read(v, i);
+        write_several<N>(y + i, v);
+    }
+}
+
+template <class T, class F> static void rope_kept(stream_t st, const rope_op &o, void *to, const void *from)
+{
+    dim3 grid(static_cast<unsigned>(o.rows),
+              static_cast<unsigned>((o.heads + 2 * o.kv_heads + ROPE_WARPS - 1) / ROPE_WARPS));
+    T *y = static_cast<T *>(to);
+    const F *x = static_cast<const F *>(from);
+    if (o.head_dim % 2 == 0 && o.rotary % 4 == 0)
+        LAUNCH((rope_kept_rows<2, T, F>), grid, ROPE_WARPS * WARP_LANES, 0, st, o, y, x);
+    else
+        LAUNCH((rope_kept_rows<1, T, F>), grid, ROPE_WARPS * WARP_LANES, 0, st, o, y, x);
+}
+
+void op_rope_kept(stream_t st, const rope_op &o, void *to, bool to_bf16, const void *from, bool from_bf16)
+{
+    if (o.rows > 0)
+        (!to_bf16    ? rope_kept<float, float>
+         : from_bf16 ? rope_kept<bf16, bf16>
+                     : rope_kept<bf16, float>)(st, o, to, from);
 }
 
 /* ---- inputs of the next decode step ---- */

@@ -428,7 +428,7 @@ static bool matmul_make(matmul *x, const product_op &o)
                            : cublasLtMatrixLayoutCreate(&x->b, in, k, n, o.k)) &&
               !(o.a_turned ? cublasLtMatrixLayoutCreate(&x->a, in, m, k, o.m)
                            : cublasLtMatrixLayoutCreate(&x->a, in, k, m, o.k)) &&
-              !cublasLtMatrixLayoutCreate(&x->y, CUDA_R_32F, n, m, o.y_stride);
+              !cublasLtMatrixLayoutCreate(&x->y, o.bf16_out ? CUDA_R_16BF : CUDA_R_32F, n, m, o.y_stride);
     if (ok && o.bias)
         ok = !cublasLtMatmulDescSetAttribute(x->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
              !cublasLtMatmulDescSetAttribute(x->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o.bias, sizeof o.bias);
@@ -438,7 +438,8 @@ static bool matmul_make(matmul *x, const product_op &o)
 static bool same_plan(const product_op &a, const product_op &b)
 {
     return a.m == b.m && a.n == b.n && a.k == b.k && a.y_stride == b.y_stride && a.bf16_in == b.bf16_in &&
-           a.a_turned == b.a_turned && a.b_turned == b.b_turned && a.add == b.add && !a.bias == !b.bias;
+           a.bf16_out == b.bf16_out && a.a_turned == b.a_turned && a.b_turned == b.b_turned && a.add == b.add &&
+           !a.bias == !b.bias;
 }
 
 /* ---- which algorithm ----

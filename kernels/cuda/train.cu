@@ -112,12 +112,6 @@ struct chance_op {
     int64_t n;
     uint32_t key[2], stream[2];
 };
-struct alignas(16) eight_floats {
-    float v[8];
-};
-struct alignas(16) eight_bf16 {
-    bf16 v[8];
-};
 
 /* bf16 is the upper half of a float: as many random bits are added to the lower half, and a carry is the step away from
  * 0. */
@@ -135,12 +129,12 @@ static __global__ void __launch_bounds__(FLAT_THREADS) to_bf16_by_chance(chance_
     uint32_t draw[4];
     random_at(draw, o.key[0], o.key[1], o.stream[0], o.stream[1], static_cast<uint64_t>(eight));
     if (first + 8 <= o.n) {
-        eight_floats from = *reinterpret_cast<const eight_floats *>(o.x + first);
-        eight_bf16 to;
+        several<float, 8> from = *reinterpret_cast<const several<float, 8> *>(o.x + first);
+        several<bf16, 8> to;
         UNROLL
         for (int j = 0; j < 8; j++)
             to.v[j] = bf16_by_chance(from.v[j], draw[j / 2] >> 16 * (j % 2) & 0xffff);
-        *reinterpret_cast<eight_bf16 *>(o.y + first) = to;
+        *reinterpret_cast<several<bf16, 8> *>(o.y + first) = to;
         return;
     }
     UNROLL
@@ -185,6 +179,42 @@ void op_silu_mul_backward(stream_t st, float *dgate_up, const float *dy, const f
     if (rows > 0 && cols > 0)
         LAUNCH(silu_mul_backward_rows, dim3(static_cast<unsigned>(rows), flat_pieces(cols)), FLAT_THREADS, 0, st,
                dgate_up, dy, gate_up, cols);
+}
+
+/* A thread takes N neighbours. */
+template <int N>
+static __global__ void __launch_bounds__(FLAT_THREADS)
+    silu_mul_backward_kept(float *__restrict__ dgate_up, const float *__restrict__ dy, const bf16 *__restrict__ gate_up,
+                           int cols)
+{
+    int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
+    int i = N * static_cast<int>(blockIdx.y * FLAT_THREADS + threadIdx.x);
+    if (i >= cols)
+        return;
+    float gate[N], up[N], d[N];
+    read_several<N>(gate, gate_up + 2 * row + i);
+    read_several<N>(up, gate_up + 2 * row + cols + i);
+    read_several<N>(d, dy + row + i);
+    UNROLL
+    for (int k = 0; k < N; k++) {
+        float s = 1 / (1 + expf(-gate[k])), g = gate[k];
+        gate[k] = d[k] * up[k] * s * (1 + g * (1 - s));
+        up[k] = d[k] * g * s;
+    }
+    write_several<N>(dgate_up + 2 * row + i, gate);
+    write_several<N>(dgate_up + 2 * row + cols + i, up);
+}
+
+void op_silu_mul_backward_kept(stream_t st, float *dgate_up, const float *dy, const bf16 *gate_up, int rows, int cols)
+{
+    int n = cols % 8 == 0 ? 8 : 1;
+    dim3 grid(static_cast<unsigned>(rows), blocks_of((cols + n - 1) / n, FLAT_THREADS));
+    if (rows <= 0 || cols <= 0)
+        return;
+    if (n == 8)
+        LAUNCH((silu_mul_backward_kept<8>), grid, FLAT_THREADS, 0, st, dgate_up, dy, gate_up, cols);
+    else
+        LAUNCH((silu_mul_backward_kept<1>), grid, FLAT_THREADS, 0, st, dgate_up, dy, gate_up, cols);
 }
 
 static __global__ void __launch_bounds__(FLAT_THREADS)
@@ -263,20 +293,21 @@ void op_embed_backward(stream_t st, float *dtable, const float *dy, const int32_
 
 enum { PIECE = 64, SUM_THREADS = 128 };
 
-struct vectors {
-    const float *v;
+template <class T> struct vectors {
+    const T *v;
     int64_t stride;
     int heads, cols;
 };
 
-static __device__ __forceinline__ const float *vector_at(const vectors &x, int64_t i)
+template <class T> static __device__ __forceinline__ const T *vector_at(const vectors<T> &x, int64_t i)
 {
     return x.v + i / x.heads * x.stride + i % x.heads * x.cols;
 }
 
 /* What is summed: dy, or dy times what the norm made of x, (x - mean) r. stat: r and mean of each vector, or NULL. */
+template <class T>
 static __global__ void __launch_bounds__(SUM_THREADS)
-    column_pieces(float *pieces, vectors dy, vectors x, const float *stat, int64_t n)
+    column_pieces(float *pieces, vectors<float> dy, vectors<T> x, const float *stat, int64_t n)
 {
     int i = static_cast<int>(blockIdx.y * SUM_THREADS + threadIdx.x);
     if (i >= dy.cols)
@@ -285,7 +316,7 @@ static __global__ void __launch_bounds__(SUM_THREADS)
     float sum = 0;
     for (int64_t t = from; t < to - PLANTED(PLANT_PIECE); t++) {
         float d = vector_at(dy, t)[i];
-        sum = stat ? fmaf(d, (vector_at(x, t)[i] - stat[2 * t + 1]) * stat[2 * t], sum) : sum + d;
+        sum = stat ? fmaf(d, (as_float(vector_at(x, t)[i]) - stat[2 * t + 1]) * stat[2 * t], sum) : sum + d;
     }
     pieces[blockIdx.x * static_cast<int64_t>(dy.cols) + i] = sum;
 }
@@ -306,12 +337,13 @@ static int64_t pieces_of(int64_t rows)
     return (rows + PIECE - 1) / PIECE;
 }
 
-static void column_sums(stream_t st, float *sums, const vectors &dy, const vectors &x, const float *stat, int64_t n,
-                        float *pieces)
+template <class T>
+static void column_sums(stream_t st, float *sums, const vectors<float> &dy, const vectors<T> &x, const float *stat,
+                        int64_t n, float *pieces)
 {
     unsigned across = blocks_of(dy.cols, SUM_THREADS);
-    LAUNCH(column_pieces, dim3(static_cast<unsigned>(pieces_of(n)), across), SUM_THREADS, 0, st, pieces, dy, x, stat,
-           n);
+    LAUNCH((column_pieces<T>), dim3(static_cast<unsigned>(pieces_of(n)), across), SUM_THREADS, 0, st, pieces, dy, x,
+           stat, n);
     LAUNCH(add_pieces, across, SUM_THREADS, 0, st, sums, pieces, pieces_of(n), dy.cols);
 }
 
@@ -322,9 +354,9 @@ size_t column_sums_scratch(int64_t rows, int cols)
 
 void op_column_sums(stream_t st, float *db, const float *dy, int64_t rows, int cols, void *scratch)
 {
-    vectors v = { dy, cols, 1, cols };
+    vectors<float> v = { dy, cols, 1, cols };
     if (rows > 0)
-        column_sums(st, db, v, vectors{ nullptr, 0, 1, cols }, nullptr, rows, static_cast<float *>(scratch));
+        column_sums(st, db, v, vectors<float>{ nullptr, 0, 1, cols }, nullptr, rows, static_cast<float *>(scratch));
 }
 
 /* ---- norms ---- */
@@ -351,23 +383,28 @@ template <bool WARP> struct team {
     }
 };
 
-template <bool WARP>
-static __device__ __forceinline__ void statistics(const team<WARP> &all, const norm_backward_op &o, const float *x,
+template <bool WARP, class T>
+static __device__ __forceinline__ void statistics(const team<WARP> &all, const norm_backward_op &o, const T *x,
                                                   float &r, float &mean)
 {
     float ss = 0, n = static_cast<float>(o.cols);
     mean = 0;
     if (o.layer) {
         for (int i = all.at; i < o.cols; i += all.SIZE)
-            mean += x[i];
+            mean += as_float(x[i]);
         mean = all.sum(mean) / n;
     }
     for (int i = all.at; i < o.cols; i += all.SIZE)
-        ss = fmaf(x[i] - mean, x[i] - mean, ss);
+        ss = fmaf(as_float(x[i]) - mean, as_float(x[i]) - mean, ss);
     r = 1 / sqrtf(all.sum(ss) / n + o.eps);
 }
 
-template <bool WARP>
+template <class T> static __device__ __forceinline__ const T *vector_of(const norm_backward_op &o, int64_t v)
+{
+    return static_cast<const T *>(o.x) + v / o.heads * o.x_stride + v % o.heads * o.cols;
+}
+
+template <bool WARP, class T>
 static __global__ void __launch_bounds__(ROW_THREADS) norm_statistics(norm_backward_op o, float *stat)
 {
     SHARED(float, sums, WARPS);
@@ -376,32 +413,34 @@ static __global__ void __launch_bounds__(ROW_THREADS) norm_statistics(norm_backw
     float r, mean;
     if (v >= o.vectors)
         return; /* a whole warp, of those that need no barrier */
-    statistics(all, o, o.x + v / o.heads * o.x_stride + v % o.heads * o.cols, r, mean);
+    statistics(all, o, vector_of<T>(o, v), r, mean);
     if (all.at == 0) {
         stat[2 * v] = r;
         stat[2 * v + 1] = mean;
     }
 }
 
-template <bool WARP> static __global__ void __launch_bounds__(ROW_THREADS) norm_backward_vectors(norm_backward_op o)
+template <bool WARP, class T>
+static __global__ void __launch_bounds__(ROW_THREADS) norm_backward_vectors(norm_backward_op o)
 {
     SHARED(float, sums, WARPS);
     team<WARP> all(sums);
     if (all.vector >= o.vectors)
         return;
     int64_t row = all.vector / o.heads, head = all.vector % o.heads * o.cols;
-    const float *x = o.x + row * o.x_stride + head, *dy = o.dy + row * o.dy_stride + head;
+    const T *x = vector_of<T>(o, all.vector);
+    const float *dy = o.dy + row * o.dy_stride + head;
     float *dx = o.dx + row * o.dx_stride + head, r, mean, one = 0, two = 0, n = static_cast<float>(o.cols);
     statistics(all, o, x, r, mean);
     for (int i = all.at; i < o.cols; i += all.SIZE) {
         float h = dy[i] * o.g[i];
         one += h;
-        two = fmaf(h, (x[i] - mean) * r, two);
+        two = fmaf(h, (as_float(x[i]) - mean) * r, two);
     }
     one = o.layer ? all.sum(one) / n : 0;
     two = all.sum(two) / n;
     for (int i = all.at; i < o.cols; i += all.SIZE) {
-        float d = r * (dy[i] * o.g[i] - one - (x[i] - mean) * r * two);
+        float d = r * (dy[i] * o.g[i] - one - (as_float(x[i]) - mean) * r * two);
         dx[i] = o.replace ? d : dx[i] + d; /* dx may be dy: each thread reads and writes elements of its own */
     }
 }
@@ -411,28 +450,30 @@ size_t norm_backward_scratch(const norm_backward_op &o)
     return static_cast<size_t>(o.vectors) * 2 * sizeof(float) + column_sums_scratch(o.vectors, o.cols);
 }
 
-template <bool WARP> static void norm_back(stream_t st, const norm_backward_op &o)
+template <bool WARP, class T> static void norm_back(stream_t st, const norm_backward_op &o)
 {
     unsigned blocks = blocks_of(o.vectors, WARP ? WARPS : 1);
     float *stat = static_cast<float *>(o.scratch), *pieces = stat + 2 * o.vectors;
-    vectors dy = { o.dy, o.dy_stride, o.heads, o.cols }, x = { o.x, o.x_stride, o.heads, o.cols };
+    vectors<float> dy = { o.dy, o.dy_stride, o.heads, o.cols };
+    vectors<T> x = { static_cast<const T *>(o.x), o.x_stride, o.heads, o.cols };
     if (o.dg) {
-        LAUNCH((norm_statistics<WARP>), blocks, ROW_THREADS, 0, st, o, stat);
+        LAUNCH((norm_statistics<WARP, T>), blocks, ROW_THREADS, 0, st, o, stat);
         column_sums(st, o.dg, dy, x, stat, o.vectors, pieces);
     }
     if (o.db)
         column_sums(st, o.db, dy, x, nullptr, o.vectors, pieces);
-    LAUNCH((norm_backward_vectors<WARP>), blocks, ROW_THREADS, 0, st, o); /* last: it may overwrite dy */
+    LAUNCH((norm_backward_vectors<WARP, T>), blocks, ROW_THREADS, 0, st, o); /* last: it may overwrite dy */
 }
 
 void op_norm_backward(stream_t st, const norm_backward_op &o)
 {
     if (o.vectors <= 0)
         return;
-    if (o.cols <= WARP_VECTOR)
-        norm_back<true>(st, o);
+    bool warp = o.cols <= WARP_VECTOR;
+    if (o.x_bf16)
+        (warp ? norm_back<true, bf16> : norm_back<false, bf16>)(st, o);
     else
-        norm_back<false>(st, o);
+        (warp ? norm_back<true, float> : norm_back<false, float>)(st, o);
 }
 
 /* ---- rotation: orthogonal, so its transpose turns back. A warp a head. ---- */

@@ -38,13 +38,15 @@ void op_embed_backward(stream_t st, float *dtable, const float *dy, const int32_
 struct norm_backward_op {
     float *dx;      /* += ; or = with `replace`, then dx may be dy */
     float *dg, *db; /* += , or NULL */
-    const float *dy, *x, *g;
+    const float *dy;
+    const void *x; /* bf16 with x_bf16, else float */
+    const float *g;
     int64_t dx_stride, dy_stride, x_stride;
     int heads, cols;
     int64_t vectors;
     float eps;
-    bool replace, layer; /* layer: with a mean */
-    void *scratch;       /* norm_backward_scratch bytes */
+    bool replace, layer, x_bf16; /* layer: with a mean */
+    void *scratch;               /* norm_backward_scratch bytes */
 };
 size_t norm_backward_scratch(const norm_backward_op &o);
 void op_norm_backward(stream_t st, const norm_backward_op &o);
@@ -54,6 +56,7 @@ size_t column_sums_scratch(int64_t rows, int cols);
 void op_column_sums(stream_t st, float *db, const float *dy, int64_t rows, int cols, void *scratch);
 
 void op_silu_mul_backward(stream_t st, float *dgate_up, const float *dy, const float *gate_up, int rows, int cols);
+void op_silu_mul_backward_kept(stream_t st, float *dgate_up, const float *dy, const bf16 *gate_up, int rows, int cols);
 void op_gelu_backward(stream_t st, float *dx, const float *dy, const float *x, int64_t n);
 /* q and k of dqkv are turned back, in place */
 void op_unrotate(stream_t st, float *dqkv, const float *cos, const float *sin, const int32_t *table_row, int rows,

@@ -29,11 +29,11 @@ struct layer_grads {
     struct branch *branch[SITES];
 };
 
-/* What a layer keeps for the way back, F32 [max_rows, ...]. */
+/* What a layer keeps for the way back, [max_rows, ...] of kept_type, but lse F32. */
 struct kept {
-    struct tensor *x;   /* residual stream that came in */
-    struct tensor *raw; /* q, k, v before the head norms (only with qk_norm) */
-    struct tensor *qkv, *att, *lse;
+    struct tensor *x;   /* decoders: residual stream that came in */
+    struct tensor *qkv; /* decoders: rotated, or with head norms as it was before them */
+    struct tensor *att, *lse;
     struct tensor
         *mid; /* decoders: residual stream between attention and MLP; encoders: sum before the first LayerNorm */
     struct tensor *up;
@@ -60,8 +60,11 @@ struct trainable {
     size_t nbranches;
     struct split split_embed, split_head; /* split_head: only of an untied head */
     /* scratch */
-    struct kept *kept; /* [layers], or one with recompute */
-    struct tensor **x; /* [layers + 1] residual stream into each layer, and out of the last */
+    struct kept *kept;     /* [layers], or one with recompute */
+    struct tensor *stream; /* decoders: the residual stream, F32 however it is kept */
+    struct tensor **x;     /* [layers + 1], encoders: what goes into each layer, and comes out of the last; decoders,
+                              with recompute: the stream into each layer */
+    struct tensor *qkv;    /* with head norms: rotated */
     struct tensor *xn, *act, *dx, *dxn, *dqkv, *dup, *dact, *datt;
     struct tensor *ids, *table_row, *begin, *zeros;
     struct tensor *index, *target, *pick, *hn, *dpick, *dhn, *logits, *loss;
@@ -71,6 +74,13 @@ struct trainable {
     uint64_t dropout_first;                  /* of the pass that runs */
     bool evaluating;                         /* the pass that runs drops nothing */
 };
+
+/* A bf16 device multiplies q, k, v, gates and the attention's output as bf16 anyway: a decoder keeps them so, and what
+ * a norm comes from. Encoders add up what they keep, in F32. */
+static inline enum dtype kept_type(const struct trainable *t)
+{
+    return t->m->c.encoder ? DTYPE_F32 : t->m->d->keep_dtype;
+}
 
 /* What multiplies follows its values; name is that of the values' draws. */
 void refresh_weight(struct trainable *t, struct weight *w, const struct tensor *values, const char *name);
@@ -82,9 +92,9 @@ int param_new(struct trainable *t, struct param **out, int64_t rows, int64_t col
 /* ---- lora.c ---- */
 int params_lora(struct trainable *t, struct err *e);
 void branch_free(struct trainable *t, struct branch *b);
-/* y += branch(x), behind the base product; with its own dropout position. */
+/* y = branch(x), or +=; with its own dropout position. */
 void branch_forward(struct trainable *t, struct branch *b, struct tensor *y, const struct tensor *x, int rows,
-                    uint64_t draw);
+                    uint64_t draw, bool add);
 /* dx += way back; gradients of A and B grow. */
 void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, const struct tensor *dy,
                      const struct tensor *x, int rows, uint64_t draw);

@@ -32,11 +32,11 @@ static const struct tensor *branch_input(struct trainable *t, struct branch *b, 
 }
 
 void branch_forward(struct trainable *t, struct branch *b, struct tensor *y, const struct tensor *x, int rows,
-                    uint64_t draw)
+                    uint64_t draw, bool add)
 {
     struct device *d = t->m->d;
     d->linear(d, b->h, branch_input(t, b, x, rows, draw), b->aw, NULL, rows, false);
-    d->linear(d, y, b->h, b->bw, NULL, rows, true);
+    d->linear(d, y, b->h, b->bw, NULL, rows, add);
 }
 
 void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, const struct tensor *dy,

@@ -119,13 +119,13 @@ void split_embed(struct trainable *t, const struct train_batch *b)
 {
     struct device *d = t->m->d;
     int hidden = t->m->c.hidden;
-    d->fill(d, t->x[0], 0, (int64_t)b->rows * hidden);
+    d->fill(d, t->stream, 0, (int64_t)b->rows * hidden);
     for (int own = 0; own < 2; own++) {
         int n = write_part(t, b, own);
         if (n == 0)
             continue;
-        d->embed(d, t->xn, own ? t->split_embed.own : t->split_embed.base, t->part_ids, n);
-        d->scatter_rows(d, t->x[0], t->xn, t->part_at, n, hidden);
+        d->embed(d, t->dxn, own ? t->split_embed.own : t->split_embed.base, t->part_ids, n);
+        d->scatter_rows(d, t->stream, t->dxn, t->part_at, n, hidden);
     }
 }
 

@@ -41,17 +41,24 @@ static int make_kept(struct trainable *t, struct kept *k, struct err *e)
 {
     const struct model_config *c = &t->m->c;
     int64_t rows = t->o.max_rows, q = (int64_t)c->heads * c->head_dim;
+    enum dtype kept = kept_type(t);
     const struct want w[] = {
-        { &k->raw, DTYPE_F32, rows, c->qk_norm ? qkv_width(c) : 0 },
-        { &k->qkv, DTYPE_F32, rows, qkv_width(c) },
-        { &k->att, DTYPE_F32, rows, q },
+        { &k->x, kept, rows, c->encoder ? 0 : c->hidden },
+        { &k->qkv, kept, rows, qkv_width(c) },
+        { &k->att, kept, rows, q },
         { &k->lse, DTYPE_F32, rows, c->heads },
-        { &k->mid, DTYPE_F32, rows, c->hidden },
-        { &k->up, DTYPE_F32, rows, up_width(c) },
-        { &k->sum, DTYPE_F32, rows, c->encoder ? c->hidden : 0 },
-        { &k->a, DTYPE_F32, rows, c->encoder ? c->hidden : 0 },
+        { &k->mid, kept, rows, c->hidden },
+        { &k->up, kept, rows, up_width(c) },
+        { &k->sum, kept, rows, c->encoder ? c->hidden : 0 },
+        { &k->a, kept, rows, c->encoder ? c->hidden : 0 },
     };
     return make_tensors(t->m->d, w, sizeof w / sizeof *w, e);
+}
+
+/* Tensors of x. */
+static int streams(const struct model_config *c, bool recompute)
+{
+    return c->encoder ? c->layers + 1 : recompute ? c->layers : 0;
 }
 
 static int make_scratch(struct trainable *t, struct err *e)
@@ -60,9 +67,12 @@ static int make_scratch(struct trainable *t, struct err *e)
     int64_t rows = t->o.max_rows, head = t->o.head_rows, q = (int64_t)c->heads * c->head_dim;
     int64_t out = c->encoder ? c->labels : c->vocab;
     int64_t hn = c->encoder && rows > head ? rows : head; /* encoders: also the sum of the embeddings */
+    enum dtype kept = kept_type(t);
     const struct want w[] = {
-        { &t->xn, DTYPE_F32, rows, c->hidden },
-        { &t->act, DTYPE_F32, rows, c->ffn },
+        { &t->stream, DTYPE_F32, rows, c->encoder ? 0 : c->hidden },
+        { &t->qkv, kept, rows, c->qk_norm ? qkv_width(c) : 0 },
+        { &t->xn, kept, rows, c->encoder ? 0 : c->hidden },
+        { &t->act, kept, rows, c->ffn },
         { &t->dx, DTYPE_F32, rows, c->hidden },
         { &t->dxn, DTYPE_F32, rows, c->hidden },
         { &t->dqkv, DTYPE_F32, rows, qkv_width(c) },
@@ -86,7 +96,7 @@ static int make_scratch(struct trainable *t, struct err *e)
         return -1;
     t->x = xcalloc((size_t)c->layers + 1, sizeof *t->x);
     t->kept = xcalloc((size_t)c->layers, sizeof *t->kept);
-    for (int i = 0; i <= c->layers; i++)
+    for (int i = 0; i < streams(c, t->o.recompute); i++)
         if (make_tensors(t->m->d, &(struct want){ &t->x[i], DTYPE_F32, rows, c->hidden }, 1, e) < 0)
             return -1;
     for (int i = 0; i < (t->o.recompute ? 1 : c->layers); i++)
@@ -95,13 +105,33 @@ static int make_scratch(struct trainable *t, struct err *e)
     return 0;
 }
 
-int64_t trainable_activation_bytes(const struct model_config *c, int rows, int head_rows, bool recompute)
+static int64_t kept_size(const struct model *m)
 {
-    int64_t q = (int64_t)c->heads * c->head_dim, out = c->encoder ? c->labels : c->vocab;
-    int64_t layer = qkv_width(c) * (c->qk_norm ? 2 : 1) + q + c->heads + c->hidden * (c->encoder ? 3 : 1) + up_width(c);
-    int64_t row = layer * (recompute ? 1 : c->layers) + (int64_t)c->hidden * (c->layers + 1);
-    row += 3 * (int64_t)c->hidden + 2 * (int64_t)c->ffn + qkv_width(c) + up_width(c) + q + 4;
-    return 4 * (row * rows + (int64_t)(head_rows ? head_rows : 1024) * (out + 4 * (int64_t)c->hidden + 3));
+    return (int64_t)dtype_size(m->c.encoder ? DTYPE_F32 : m->d->keep_dtype);
+}
+
+static int64_t layer_bytes(const struct model *m)
+{
+    const struct model_config *c = &m->c;
+    int64_t q = (int64_t)c->heads * c->head_dim, hidden = c->hidden;
+    return kept_size(m) * (qkv_width(c) + q + hidden * (c->encoder ? 3 : 2) + up_width(c)) + 4 * (int64_t)c->heads;
+}
+
+int64_t trainable_kept_bytes(const struct model *m)
+{
+    return layer_bytes(m) * m->c.layers;
+}
+
+int64_t trainable_activation_bytes(const struct model *m, int rows, int head_rows, bool recompute)
+{
+    const struct model_config *c = &m->c;
+    int64_t q = (int64_t)c->heads * c->head_dim, out = c->encoder ? c->labels : c->vocab, hidden = c->hidden;
+    int64_t row = recompute ? layer_bytes(m) : trainable_kept_bytes(m);
+    row += 4 * hidden * streams(c, recompute) + kept_size(m) * c->ffn;
+    if (!c->encoder)
+        row += 4 * hidden + kept_size(m) * (hidden + (c->qk_norm ? qkv_width(c) : 0));
+    row += 4 * (2 * hidden + c->ffn + qkv_width(c) + up_width(c) + q + 4);
+    return row * rows + 4 * (int64_t)(head_rows ? head_rows : 1024) * (out + 4 * hidden + 3);
 }
 
 int64_t trainable_state_bytes(const struct trainable *t)
@@ -146,7 +176,7 @@ int trainable_open(struct trainable **out, struct model *m, const struct trainab
 
 static void free_kept(struct trainable *t, struct kept *k)
 {
-    struct tensor *v[] = { k->raw, k->qkv, k->att, k->lse, k->mid, k->up, k->sum, k->a };
+    struct tensor *v[] = { k->x, k->qkv, k->att, k->lse, k->mid, k->up, k->sum, k->a };
     for (size_t i = 0; i < sizeof v / sizeof *v; i++)
         t->m->d->tensor_free(t->m->d, v[i]);
 }
@@ -160,9 +190,9 @@ void trainable_close(struct trainable *t)
         branch_free(t, t->branch[i]);
     free(t->branch);
     split_close(t);
-    struct tensor *v[] = { t->xn,   t->act, t->dx,        t->dxn,   t->dqkv,   t->dup,   t->dact,
-                           t->datt, t->ids, t->table_row, t->begin, t->zeros,  t->index, t->target,
-                           t->pick, t->hn,  t->dpick,     t->dhn,   t->logits, t->loss };
+    struct tensor *v[] = { t->stream, t->qkv,  t->xn,    t->act,       t->dx,     t->dxn,   t->dqkv,  t->dup,
+                           t->dact,   t->datt, t->ids,   t->table_row, t->begin,  t->zeros, t->index, t->target,
+                           t->pick,   t->hn,   t->dpick, t->dhn,       t->logits, t->loss };
     for (size_t i = 0; i < sizeof v / sizeof *v; i++)
         d->tensor_free(d, v[i]);
     for (int i = 0; t->x && i <= t->m->c.layers; i++)
@@ -277,9 +307,17 @@ static void forward(struct trainable *t, const struct train_batch *b)
     else if (is_split(t))
         split_embed(t, b);
     else
-        m->d->embed(m->d, t->x[0], m->embed, t->ids, b->rows);
-    for (int i = 0; i < m->c.layers; i++)
+        m->d->embed(m->d, t->stream, m->embed, t->ids, b->rows);
+    for (int i = 0; i < m->c.layers; i++) {
+        if (!m->c.encoder && t->o.recompute)
+            m->d->copy(m->d, t->x[i], t->stream, (int64_t)b->rows * m->c.hidden);
         (m->c.encoder ? encoder_layer_forward : decoder_layer_forward)(t, i, b, kept_of(t, i));
+    }
+}
+
+static struct tensor *last_of(const struct trainable *t)
+{
+    return t->m->c.encoder ? t->x[t->m->c.layers] : t->stream;
 }
 
 /* What the head sees of the rows that were picked. */
@@ -323,11 +361,10 @@ static int head_chunk(struct trainable *t, const int32_t *index, const int32_t *
     struct device *d = m->d;
     const struct model_config *c = &m->c;
     int out = c->encoder ? c->labels : c->vocab;
-    struct tensor *last = t->x[c->layers];
     float *each = xcalloc((size_t)n, sizeof *each);
     d->tensor_write(d, t->index, 0, index, (size_t)n);
     d->tensor_write(d, t->target, 0, target, (size_t)n);
-    d->gather_rows(d, t->pick, last, t->index, n, c->hidden);
+    d->gather_rows(d, t->pick, last_of(t), t->index, n, c->hidden);
     pick_to_hn(t, n);
     logits(t, n);
     d->cross_entropy(d, t->loss, t->logits, t->target, scale, n, out);
@@ -373,6 +410,8 @@ static void backward(struct trainable *t, const struct train_batch *b)
 {
     struct model *m = t->m;
     for (int i = m->c.layers; i-- > 0;) {
+        if (!m->c.encoder && t->o.recompute)
+            m->d->copy(m->d, t->stream, t->x[i], (int64_t)b->rows * m->c.hidden);
         if (t->o.recompute)
             (m->c.encoder ? encoder_layer_forward : decoder_layer_forward)(t, i, b, kept_of(t, i));
         (m->c.encoder ? encoder_layer_backward : decoder_layer_backward)(t, i, b, kept_of(t, i));
@@ -421,7 +460,7 @@ int trainable_logits(struct trainable *t, const struct train_batch *b, int first
         index[i] = first + i;
     d->tensor_write(d, t->index, 0, index, (size_t)n);
     free(index);
-    d->gather_rows(d, t->pick, t->x[m->c.layers], t->index, n, m->c.hidden);
+    d->gather_rows(d, t->pick, last_of(t), t->index, n, m->c.hidden);
     pick_to_hn(t, n);
     logits(t, n);
     return d->tensor_read(d, t->logits, 0, out, (size_t)n * (size_t)width, e);

@@ -11,7 +11,9 @@
  * other, so packing, padding and accumulation give one and the same gradient. Only rows with a target pass through the
  * head, in chunks of head_rows: logits of the whole batch never exist. Kept per row and layer: the residual stream
  * (twice), q, k, v, the attention's output and the gate and up products; norms, gates and rotations are computed again.
- * With `recompute` only the residual stream between layers is kept and each layer runs forward once more.
+ * On a bf16 device they are kept in bf16 (decoders), the residual stream itself runs in F32.
+ * With `recompute` only the residual stream between layers is kept, in F32, and each layer runs forward once more: the
+ * same gradients.
  *
  * Full: every tensor of the checkpoint is a parameter, kept in F32 (master weights). LoRA (Hu et al. 2021): A [r, in]
  * and B [out, r] beside each targeted matrix, y = W x + (alpha / r) B A x; the matrices that share an input are
@@ -71,7 +73,8 @@ void trainable_close(struct trainable *t); /* the model stays as it is; full: wi
 
 /* Bytes of device memory that a pass of `rows` rows takes beside the weights, and that parameters take with two
  * moments. */
-int64_t trainable_activation_bytes(const struct model_config *c, int rows, int head_rows, bool recompute);
+int64_t trainable_activation_bytes(const struct model *m, int rows, int head_rows, bool recompute);
+int64_t trainable_kept_bytes(const struct model *m); /* of one row, of all that waits for the way back */
 int64_t trainable_state_bytes(const struct trainable *t);
 
 /* What a model would train, without reading anything for it. */

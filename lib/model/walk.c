@@ -39,13 +39,17 @@ void site_forward(struct trainable *t, int layer, enum site s, struct tensor *y,
     struct side w = side_of(t, layer, s);
     struct device *d = t->m->d;
     struct branch *branch = t->layer[layer].branch[s];
+    /* what is kept is rounded behind each product: the branch's is smaller, and so is its own rounding */
+    bool branch_first = branch && !add && kept_type(t) != DTYPE_F32;
     if (branch)
         d->hold(d, x, rows * w.in);
-    d->linear(d, y, x, w.w, w.bias, rows, add);
-    if (branch) {
-        branch_forward(t, branch, y, x, rows, draws_of(t, layer, s));
+    if (branch_first)
+        branch_forward(t, branch, y, x, rows, draws_of(t, layer, s), false);
+    d->linear(d, y, x, w.w, w.bias, rows, add || branch_first);
+    if (branch && !branch_first)
+        branch_forward(t, branch, y, x, rows, draws_of(t, layer, s), true);
+    if (branch)
         d->let_go(d, x);
-    }
 }
 
 void site_backward(struct trainable *t, int layer, enum site s, struct tensor *dx, const struct tensor *dy,
@@ -63,11 +67,13 @@ void site_backward(struct trainable *t, int layer, enum site s, struct tensor *d
     d->let_go(d, dy);
 }
 
-static struct rope_args rope_of(const struct trainable *t, int layer, int rows, struct tensor *qkv)
+static struct rope_args rope_of(const struct trainable *t, int layer, int rows, const struct kept *k)
 {
     const struct model_config *c = &t->m->c;
     const struct model_layer *l = &t->m->layer[layer];
-    return (struct rope_args){ .qkv = qkv,
+    /* with head norms what goes into them is kept, for the way back; else what comes out of the rotation */
+    return (struct rope_args){ .qkv = c->qk_norm ? t->qkv : k->qkv,
+                               .from = c->qk_norm ? k->qkv : t->dqkv,
                                .q_norm = l->q_norm,
                                .k_norm = l->k_norm,
                                .eps = c->eps,
@@ -86,7 +92,7 @@ static struct attend_varlen_args attend_of(const struct trainable *t, int layer,
 {
     const struct model_config *c = &t->m->c;
     return (struct attend_varlen_args){ .out = k->att,
-                                        .qkv = k->qkv,
+                                        .qkv = c->qk_norm ? t->qkv : k->qkv,
                                         .begin = t->begin,
                                         .nseq = b->nseq,
                                         .rows = b->rows,
@@ -106,21 +112,19 @@ void decoder_layer_forward(struct trainable *t, int layer, const struct train_ba
     const struct model_layer *l = &m->layer[layer];
     int rows = b->rows;
     int64_t n = (int64_t)rows * c->hidden;
-    struct rope_args rope = rope_of(t, layer, rows, k->qkv);
+    struct rope_args rope = rope_of(t, layer, rows, k);
     struct attend_varlen_args a = attend_of(t, layer, b, k);
-    d->rmsnorm(d, t->xn, t->x[layer], l->norm1, c->eps, rows, c->hidden);
-    site_forward(t, layer, SITE_QKV, k->qkv, t->xn, rows, false);
-    if (c->qk_norm)
-        d->copy(d, k->raw, k->qkv, (int64_t)rows * (c->heads + 2 * c->kv_heads) * c->head_dim);
+    d->copy(d, k->x, t->stream, n);
+    d->rmsnorm(d, t->xn, t->stream, l->norm1, c->eps, rows, c->hidden);
+    site_forward(t, layer, SITE_QKV, c->qk_norm ? k->qkv : t->dqkv, t->xn, rows, false);
     d->rope(d, &rope);
-    d->copy(d, k->mid, t->x[layer], n); /* before attention, and below: what a product takes is made right before it */
     d->attend_varlen_keep(d, &a, k->lse);
-    site_forward(t, layer, SITE_O, k->mid, k->att, rows, true);
-    d->rmsnorm(d, t->xn, k->mid, l->norm2, c->eps, rows, c->hidden);
+    site_forward(t, layer, SITE_O, t->stream, k->att, rows, true);
+    d->copy(d, k->mid, t->stream, n);
+    d->rmsnorm(d, t->xn, t->stream, l->norm2, c->eps, rows, c->hidden);
     site_forward(t, layer, SITE_UP, k->up, t->xn, rows, false);
-    d->copy(d, t->x[layer + 1], k->mid, n);
     d->silu_mul(d, t->act, k->up, rows, c->ffn);
-    site_forward(t, layer, SITE_DOWN, t->x[layer + 1], t->act, rows, true);
+    site_forward(t, layer, SITE_DOWN, t->stream, t->act, rows, true);
 }
 
 /* dx comes in as the gradient of the layer's output and leaves as that of its input: residual paths stay in it. */
@@ -132,7 +136,7 @@ void decoder_layer_backward(struct trainable *t, int layer, const struct train_b
     const struct model_layer *l = &m->layer[layer];
     const struct layer_grads *g = &t->layer[layer];
     int rows = b->rows;
-    struct rope_args rope = rope_of(t, layer, rows, t->dqkv);
+    struct rope_args rope = rope_of(t, layer, rows, k);
     struct attend_varlen_args a = attend_of(t, layer, b, k);
     d->silu_mul(d, t->act, k->up, rows, c->ffn);
     site_backward(t, layer, SITE_DOWN, t->dact, t->dx, t->act, rows);
@@ -141,11 +145,13 @@ void decoder_layer_backward(struct trainable *t, int layer, const struct train_b
     site_backward(t, layer, SITE_UP, t->dxn, t->dup, t->xn, rows);
     d->rmsnorm_backward(d, t->dx, g->norm2, t->dxn, k->mid, l->norm2, c->eps, rows, c->hidden);
     site_backward(t, layer, SITE_O, t->datt, t->dx, k->att, rows);
+    if (c->qk_norm)
+        d->rope(d, &rope);
     d->attend_varlen_backward(d, &a, t->dqkv, t->datt, k->lse);
-    d->rope_backward(d, &rope, t->dqkv, k->raw, g->q_norm, g->k_norm);
-    d->rmsnorm(d, t->xn, t->x[layer], l->norm1, c->eps, rows, c->hidden);
+    d->rope_backward(d, &rope, t->dqkv, k->qkv, g->q_norm, g->k_norm);
+    d->rmsnorm(d, t->xn, k->x, l->norm1, c->eps, rows, c->hidden);
     site_backward(t, layer, SITE_QKV, t->dxn, t->dqkv, t->xn, rows);
-    d->rmsnorm_backward(d, t->dx, g->norm1, t->dxn, t->x[layer], l->norm1, c->eps, rows, c->hidden);
+    d->rmsnorm_backward(d, t->dx, g->norm1, t->dxn, k->x, l->norm1, c->eps, rows, c->hidden);
 }
 
 /* ---- encoders: a = LN1(x + o(att)); out = LN2(a + down(gelu(up(a)))) ---- */

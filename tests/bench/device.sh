@@ -18,7 +18,7 @@ logs=$(realpath -m "${1:-build/device}")
 [ $# -gt 0 ] || set -- check
 build=${BUILD:-build}
 device=${DEVICE:-cuda:0}
-tests=(rows attend varlen sample train chance golden greedy replay)
+tests=(rows attend varlen sample train keep chance golden greedy replay)
 every=(check kernels decode prefill train encoder sanitizer profile peers)
 failed=0 lines=
 
