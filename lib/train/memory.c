@@ -83,8 +83,8 @@ void memory_plan(struct memory_plan *p, struct model *m, const struct trainable_
     if (o->rows_from)                           /* those of the head also packed both ways */
         p->state += 16 * n.rows + 8 * (m->c.vocab - o->rows_from) * (int64_t)m->c.hidden;
     int head = o->max_rows < 1024 ? o->max_rows : 1024;
-    p->activations = trainable_activation_bytes(m, o->max_rows, head, o->recompute) +
-                     scratch_bytes(&m->c, o, head) + 8 * n.ranks * o->max_rows;
+    p->activations = trainable_activation_bytes(m, o->max_rows, head, o->recompute) + scratch_bytes(&m->c, o, head) +
+                     8 * n.ranks * o->max_rows;
     if (o->rows_from) /* logits once more, in their two parts */
         p->activations += 4 * (int64_t)head * m->c.vocab + 8 * (int64_t)o->max_rows;
     p->total = program_bytes + p->weights + p->state + p->activations;
