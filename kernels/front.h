@@ -232,13 +232,13 @@ static inline void want_hold(const struct tensor *x, int64_t n)
 
 static inline void want_linear_dx(const struct tensor *dx, const struct tensor *dy, int64_t n, int64_t k, int rows)
 {
-    WANT("linear_dx", is(dx, DTYPE_F32, rows, k) && is(dy, DTYPE_F32, rows, n) && dx->data != dy->data);
+    WANT("linear_dx", is(dx, DTYPE_F32, rows, k) && is_kept(dy, rows, n) && dx->data != dy->data);
 }
 
 static inline void want_linear_dw(const struct tensor *dw, const struct tensor *db, const struct tensor *dy,
                                   const struct tensor *x, int rows, int n, int k)
 {
-    WANT("linear_dw", holds(dw, DTYPE_F32, (int64_t)n * k) && is(dy, DTYPE_F32, rows, n));
+    WANT("linear_dw", holds(dw, DTYPE_F32, (int64_t)n * k) && is_kept(dy, rows, n));
     WANT("linear_dw", is_kept(x, rows, k) && (!db || holds(db, DTYPE_F32, n)));
 }
 
@@ -254,7 +254,7 @@ static inline void want_silu_mul_backward(const struct tensor *dgate_up, const s
                                           const struct tensor *gate_up, int rows, int cols)
 {
     int64_t both = 2 * (int64_t)cols;
-    WANT("silu_mul_backward", is(dgate_up, DTYPE_F32, rows, both) && is_kept(gate_up, rows, both));
+    WANT("silu_mul_backward", is_kept(dgate_up, rows, both) && is(gate_up, dgate_up->dtype, rows, both));
     WANT("silu_mul_backward", is(dy, DTYPE_F32, rows, cols));
 }
 

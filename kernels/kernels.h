@@ -278,10 +278,10 @@ struct device {
     void (*hold)(struct device *d, const struct tensor *x /* KEPT */, int64_t n);
     void (*let_go)(struct device *d, const struct tensor *x);
     /* linear: dx (+)= dy W; dW += dy^T x; db += column sums of dy */
-    void (*linear_dx)(struct device *d, struct tensor *dx /* F32 [T, K] */, const struct tensor *dy /* F32 [T, N] */,
+    void (*linear_dx)(struct device *d, struct tensor *dx /* F32 [T, K] */, const struct tensor *dy /* KEPT [T, N] */,
                       const struct weight *w, int rows, bool add);
     void (*linear_dw)(struct device *d, struct tensor *dw /* F32 [N, K] */, struct tensor *db /* F32 [N] or NULL */,
-                      const struct tensor *dy, const struct tensor *x /* KEPT */, int rows, int n, int k);
+                      const struct tensor *dy, const struct tensor *x /* KEPT, dy too */, int rows, int n, int k);
     /* dtable[ids[t]] += dy[t]; rows in order */
     void (*embed_backward)(struct device *d, struct tensor *dtable /* F32 [V, D] */, const struct tensor *dy,
                            const struct tensor *ids, int rows, int cols);
@@ -291,8 +291,8 @@ struct device {
     void (*layernorm_backward)(struct device *d, struct tensor *dx, struct tensor *dg, struct tensor *db,
                                const struct tensor *dy, const struct tensor *x, const struct tensor *g, float eps,
                                int rows, int cols);
-    void (*silu_mul_backward)(struct device *d, struct tensor *dgate_up /* = */, const struct tensor *dy,
-                              const struct tensor *gate_up /* KEPT */, int rows, int cols);
+    void (*silu_mul_backward)(struct device *d, struct tensor *dgate_up /* =, KEPT */, const struct tensor *dy,
+                              const struct tensor *gate_up /* KEPT, as dgate_up */, int rows, int cols);
     void (*gelu_backward)(struct device *d, struct tensor *dx /* = */, const struct tensor *dy, const struct tensor *x,
                           int64_t n);
     /* In place on the gradient of rotated q and k: rotation undone, then back through the head norms. raw is qkv as it

@@ -242,7 +242,7 @@ static void linear_dw(device *d, tensor *dw, tensor *db, const tensor *dy, const
     if (c->failed)
         return;
     if (db)
-        op_column_sums(rt_stream(c->r), f32(db), f32(dy), rows, n, room);
+        op_column_sums(rt_stream(c->r), f32(db), dy->data, narrow_of(dy), rows, n, room);
     err e;
     product_op o = {};
     o.y = f32(dw);
@@ -312,7 +312,7 @@ static void silu_mul_backward(device *d, tensor *dgate_up, const tensor *dy, con
     if (!cuda_alive(c))
         return;
     if (narrow_of(gate_up))
-        op_silu_mul_backward_kept(rt_stream(c->r), f32(dgate_up), f32(dy), narrow_of(gate_up), rows, cols);
+        op_silu_mul_backward_kept(rt_stream(c->r), narrow_of(dgate_up), f32(dy), narrow_of(gate_up), rows, cols);
     else
         op_silu_mul_backward(rt_stream(c->r), f32(dgate_up), f32(dy), f32(gate_up), rows, cols);
     cuda_launched(c);

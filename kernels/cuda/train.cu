@@ -184,7 +184,7 @@ void op_silu_mul_backward(stream_t st, float *dgate_up, const float *dy, const f
 /* A thread takes N neighbours. */
 template <int N>
 static __global__ void __launch_bounds__(FLAT_THREADS)
-    silu_mul_backward_kept(float *__restrict__ dgate_up, const float *__restrict__ dy, const bf16 *__restrict__ gate_up,
+    silu_mul_backward_kept(bf16 *__restrict__ dgate_up, const float *__restrict__ dy, const bf16 *__restrict__ gate_up,
                            int cols)
 {
     int64_t row = static_cast<int64_t>(blockIdx.x) * cols;
@@ -205,7 +205,7 @@ static __global__ void __launch_bounds__(FLAT_THREADS)
     write_several<N>(dgate_up + 2 * row + cols + i, up);
 }
 
-void op_silu_mul_backward_kept(stream_t st, float *dgate_up, const float *dy, const bf16 *gate_up, int rows, int cols)
+void op_silu_mul_backward_kept(stream_t st, bf16 *dgate_up, const float *dy, const bf16 *gate_up, int rows, int cols)
 {
     int n = cols % 8 == 0 ? 8 : 1;
     dim3 grid(static_cast<unsigned>(rows), blocks_of((cols + n - 1) / n, FLAT_THREADS));
@@ -305,9 +305,9 @@ template <class T> static __device__ __forceinline__ const T *vector_at(const ve
 }
 
 /* What is summed: dy, or dy times what the norm made of x, (x - mean) r. stat: r and mean of each vector, or NULL. */
-template <class T>
+template <class D, class T>
 static __global__ void __launch_bounds__(SUM_THREADS)
-    column_pieces(float *pieces, vectors<float> dy, vectors<T> x, const float *stat, int64_t n)
+    column_pieces(float *pieces, vectors<D> dy, vectors<T> x, const float *stat, int64_t n)
 {
     int i = static_cast<int>(blockIdx.y * SUM_THREADS + threadIdx.x);
     if (i >= dy.cols)
@@ -315,7 +315,7 @@ static __global__ void __launch_bounds__(SUM_THREADS)
     int64_t from = static_cast<int64_t>(blockIdx.x) * PIECE, to = from + PIECE < n ? from + PIECE : n;
     float sum = 0;
     for (int64_t t = from; t < to - PLANTED(PLANT_PIECE); t++) {
-        float d = vector_at(dy, t)[i];
+        float d = as_float(vector_at(dy, t)[i]);
         sum = stat ? fmaf(d, (as_float(vector_at(x, t)[i]) - stat[2 * t + 1]) * stat[2 * t], sum) : sum + d;
     }
     pieces[blockIdx.x * static_cast<int64_t>(dy.cols) + i] = sum;
@@ -337,12 +337,12 @@ static int64_t pieces_of(int64_t rows)
     return (rows + PIECE - 1) / PIECE;
 }
 
-template <class T>
-static void column_sums(stream_t st, float *sums, const vectors<float> &dy, const vectors<T> &x, const float *stat,
+template <class D, class T>
+static void column_sums(stream_t st, float *sums, const vectors<D> &dy, const vectors<T> &x, const float *stat,
                         int64_t n, float *pieces)
 {
     unsigned across = blocks_of(dy.cols, SUM_THREADS);
-    LAUNCH((column_pieces<T>), dim3(static_cast<unsigned>(pieces_of(n)), across), SUM_THREADS, 0, st, pieces, dy, x,
+    LAUNCH((column_pieces<D, T>), dim3(static_cast<unsigned>(pieces_of(n)), across), SUM_THREADS, 0, st, pieces, dy, x,
            stat, n);
     LAUNCH(add_pieces, across, SUM_THREADS, 0, st, sums, pieces, pieces_of(n), dy.cols);
 }
@@ -352,11 +352,16 @@ size_t column_sums_scratch(int64_t rows, int cols)
     return static_cast<size_t>(pieces_of(rows)) * static_cast<size_t>(cols) * sizeof(float);
 }
 
-void op_column_sums(stream_t st, float *db, const float *dy, int64_t rows, int cols, void *scratch)
+template <class D> static void sums_of(stream_t st, float *db, const void *dy, int64_t rows, int cols, void *scratch)
 {
-    vectors<float> v = { dy, cols, 1, cols };
+    vectors<D> v = { static_cast<const D *>(dy), cols, 1, cols };
+    column_sums(st, db, v, vectors<float>{ nullptr, 0, 1, cols }, nullptr, rows, static_cast<float *>(scratch));
+}
+
+void op_column_sums(stream_t st, float *db, const void *dy, bool dy_bf16, int64_t rows, int cols, void *scratch)
+{
     if (rows > 0)
-        column_sums(st, db, v, vectors<float>{ nullptr, 0, 1, cols }, nullptr, rows, static_cast<float *>(scratch));
+        (dy_bf16 ? sums_of<bf16> : sums_of<float>)(st, db, dy, rows, cols, scratch);
 }
 
 /* ---- norms ---- */

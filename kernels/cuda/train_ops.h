@@ -53,10 +53,10 @@ void op_norm_backward(stream_t st, const norm_backward_op &o);
 
 /* db += sums of dy's columns; scratch: column_sums_scratch bytes */
 size_t column_sums_scratch(int64_t rows, int cols);
-void op_column_sums(stream_t st, float *db, const float *dy, int64_t rows, int cols, void *scratch);
+void op_column_sums(stream_t st, float *db, const void *dy, bool dy_bf16, int64_t rows, int cols, void *scratch);
 
 void op_silu_mul_backward(stream_t st, float *dgate_up, const float *dy, const float *gate_up, int rows, int cols);
-void op_silu_mul_backward_kept(stream_t st, float *dgate_up, const float *dy, const bf16 *gate_up, int rows, int cols);
+void op_silu_mul_backward_kept(stream_t st, bf16 *dgate_up, const float *dy, const bf16 *gate_up, int rows, int cols);
 void op_gelu_backward(stream_t st, float *dx, const float *dy, const float *x, int64_t n);
 /* q and k of dqkv are turned back, in place */
 void op_unrotate(stream_t st, float *dqkv, const float *cos, const float *sin, const int32_t *table_row, int rows,

@@ -15,6 +15,11 @@ struct branch {
     struct tensor *av, *bv; /* F32 [rank, in], [out, rank]: the stacks, from which the weights are packed */
     struct tensor *ag, *bg; /* their gradients */
     struct weight *aw, *bw;
+    struct branch_room *room;
+};
+
+/* What branches need while they run: one for all layers' of a site. */
+struct branch_room {
     struct tensor *h, *dh; /* F32 [max_rows, rank] */
     struct tensor *drop;   /* F32 [max_rows, in], only with dropout */
 };
@@ -57,6 +62,7 @@ struct trainable {
     struct layer_grads *layer;
     struct tensor *embed, *head, *head_b, *norm, *norm_b, *positions, *types; /* gradients; NULL: frozen */
     struct branch **branch;                                                   /* all of them */
+    struct branch_room branch_room[SITES];
     size_t nbranches;
     struct split split_embed, split_head; /* split_head: only of an untied head */
     /* scratch */
@@ -92,6 +98,7 @@ int param_new(struct trainable *t, struct param **out, int64_t rows, int64_t col
 /* ---- lora.c ---- */
 int params_lora(struct trainable *t, struct err *e);
 void branch_free(struct trainable *t, struct branch *b);
+void branch_rooms_free(struct trainable *t);
 /* y = branch(x), or +=; with its own dropout position. */
 void branch_forward(struct trainable *t, struct branch *b, struct tensor *y, const struct tensor *x, int rows,
                     uint64_t draw, bool add);

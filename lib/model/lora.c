@@ -23,20 +23,20 @@ static const struct tensor *branch_input(struct trainable *t, struct branch *b, 
                                          uint64_t draw)
 {
     struct device *d = t->m->d;
-    if (!b->drop || t->evaluating)
+    if (!b->room->drop || t->evaluating)
         return x;
     struct rng r = rng_stream(t->o.seed, "dropout", 7, 0);
-    d->copy(d, b->drop, x, (int64_t)rows * b->in);
-    d->dropout(d, b->drop, (float)t->lora.dropout, r.key, r.stream, draw, (int64_t)rows * b->in);
-    return b->drop;
+    d->copy(d, b->room->drop, x, (int64_t)rows * b->in);
+    d->dropout(d, b->room->drop, (float)t->lora.dropout, r.key, r.stream, draw, (int64_t)rows * b->in);
+    return b->room->drop;
 }
 
 void branch_forward(struct trainable *t, struct branch *b, struct tensor *y, const struct tensor *x, int rows,
                     uint64_t draw, bool add)
 {
     struct device *d = t->m->d;
-    d->linear(d, b->h, branch_input(t, b, x, rows, draw), b->aw, NULL, rows, false);
-    d->linear(d, y, b->h, b->bw, NULL, rows, add);
+    d->linear(d, b->room->h, branch_input(t, b, x, rows, draw), b->aw, NULL, rows, false);
+    d->linear(d, y, b->room->h, b->bw, NULL, rows, add);
 }
 
 void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, const struct tensor *dy,
@@ -45,20 +45,20 @@ void branch_backward(struct trainable *t, struct branch *b, struct tensor *dx, c
     struct device *d = t->m->d;
     const struct tensor *in = branch_input(t, b, x, rows, draw);
     d->hold(d, in, (int64_t)rows * b->in);
-    d->linear(d, b->h, in, b->aw, NULL, rows, false);
-    d->linear_dw(d, b->bg, NULL, dy, b->h, rows, (int)b->out, (int)b->rank);
-    d->linear_dx(d, b->dh, dy, b->bw, rows, false);
-    d->linear_dw(d, b->ag, NULL, b->dh, in, rows, (int)b->rank, (int)b->in);
+    d->linear(d, b->room->h, in, b->aw, NULL, rows, false);
+    d->linear_dw(d, b->bg, NULL, dy, b->room->h, rows, (int)b->out, (int)b->rank);
+    d->linear_dx(d, b->room->dh, dy, b->bw, rows, false);
+    d->linear_dw(d, b->ag, NULL, b->room->dh, in, rows, (int)b->rank, (int)b->in);
     d->let_go(d, in);
-    if (!b->drop) {
-        d->linear_dx(d, dx, b->dh, b->aw, rows, true);
+    if (!b->room->drop) {
+        d->linear_dx(d, dx, b->room->dh, b->aw, rows, true);
         return;
     }
     /* the mask once more, on the gradient: the same draws */
     struct rng r = rng_stream(t->o.seed, "dropout", 7, 0);
-    d->linear_dx(d, b->drop, b->dh, b->aw, rows, false);
-    d->dropout(d, b->drop, (float)t->lora.dropout, r.key, r.stream, draw, (int64_t)rows * b->in);
-    d->add(d, dx, b->drop, (int64_t)rows * b->in);
+    d->linear_dx(d, b->room->drop, b->room->dh, b->aw, rows, false);
+    d->dropout(d, b->room->drop, (float)t->lora.dropout, r.key, r.stream, draw, (int64_t)rows * b->in);
+    d->add(d, dx, b->room->drop, (int64_t)rows * b->in);
 }
 
 /* ---- stacks and parameters: part i of A lies at rows at .. at + r, its B at [first, at] scaled ---- */
@@ -123,7 +123,7 @@ void branch_zero(struct trainable *t, struct branch *b)
 void branch_free(struct trainable *t, struct branch *b)
 {
     struct device *d = t->m->d;
-    struct tensor *v[] = { b->av, b->bv, b->ag, b->bg, b->h, b->dh, b->drop };
+    struct tensor *v[] = { b->av, b->bv, b->ag, b->bg };
     if (b->aw)
         d->weight_free(d, b->aw);
     if (b->bw)
@@ -162,8 +162,34 @@ static void fresh_a(struct trainable *t, struct param *a)
     free(v);
 }
 
+/* All layers have the same parts with a branch, and one layer runs at a time: the first makes room for all. */
+static int make_room(struct trainable *t, struct branch *b, struct err *e)
+{
+    struct device *d = t->m->d;
+    struct branch_room *r = b->room;
+    int64_t rows = t->o.max_rows;
+    if (r->h)
+        return 0;
+    return d->tensor_new(d, &r->h, DTYPE_F32, rows, b->rank, "adapter", e) < 0 ||
+                   d->tensor_new(d, &r->dh, DTYPE_F32, rows, b->rank, "adapter", e) < 0 ||
+                   (t->lora.dropout > 0 && d->tensor_new(d, &r->drop, DTYPE_F32, rows, b->in, "adapter", e) < 0)
+               ? -1
+               : 0;
+}
+
+void branch_rooms_free(struct trainable *t)
+{
+    struct device *d = t->m->d;
+    for (int s = 0; s < SITES; s++) {
+        d->tensor_free(d, t->branch_room[s].h);
+        d->tensor_free(d, t->branch_room[s].dh);
+        d->tensor_free(d, t->branch_room[s].drop);
+    }
+}
+
 /* The branch beside one plan item, if any of its parts is a target. */
-static int make_branch(struct trainable *t, const struct plan_item *it, struct branch **out, struct err *e)
+static int make_branch(struct trainable *t, const struct plan_item *it, struct branch **out, enum site site,
+                       struct err *e)
 {
     struct branch *b = xcalloc(1, sizeof *b);
     struct device *d = t->m->d;
@@ -171,6 +197,7 @@ static int make_branch(struct trainable *t, const struct plan_item *it, struct b
     *out = NULL;
     b->nparts = it->nparts;
     b->in = it->cols;
+    b->room = &t->branch_room[site];
     for (int i = 0; rc == 0 && i < it->nparts; i++) {
         char module[128];
         size_t n = strlen(it->part[i].name) - strlen(".weight");
@@ -199,13 +226,13 @@ static int make_branch(struct trainable *t, const struct plan_item *it, struct b
     const struct {
         struct tensor **t;
         int64_t rows, cols;
-    } want[] = { { &b->av, b->rank, b->in },        { &b->bv, b->out, b->rank },
-                 { &b->ag, b->rank, b->in },        { &b->bg, b->out, b->rank },
-                 { &b->h, t->o.max_rows, b->rank }, { &b->dh, t->o.max_rows, b->rank },
-                 { &b->drop, t->o.max_rows, b->in } };
+    } want[] = {
+        { &b->av, b->rank, b->in }, { &b->bv, b->out, b->rank }, { &b->ag, b->rank, b->in }, { &b->bg, b->out, b->rank }
+    };
     for (size_t i = 0; rc == 0 && i < sizeof want / sizeof *want; i++)
-        if (want[i].t != &b->drop || t->lora.dropout > 0)
-            rc = d->tensor_new(d, want[i].t, DTYPE_F32, want[i].rows, want[i].cols, "adapter", e);
+        rc = d->tensor_new(d, want[i].t, DTYPE_F32, want[i].rows, want[i].cols, "adapter", e);
+    if (rc == 0)
+        rc = make_room(t, b, e);
     if (rc == 0 && (d->weight_from_tensor(d, &b->aw, b->av, "adapter A", e) < 0 ||
                     d->weight_from_tensor(d, &b->bw, b->bv, "adapter B", e) < 0))
         rc = -1;
@@ -273,14 +300,16 @@ void trainable_count(struct model *m, const struct trainable_options *o, struct 
     plan_release(&p);
 }
 
-static struct branch **place_of(struct trainable *t, struct weight *const *slot)
+static struct branch **place_of(struct trainable *t, struct weight *const *slot, enum site *at)
 {
     for (int i = 0; i < t->m->c.layers; i++) {
         const struct model_layer *l = &t->m->layer[i];
         struct weight *const *site[SITES] = { &l->qkv, &l->o, &l->up, &l->down };
         for (int s = 0; s < SITES; s++)
-            if (site[s] == slot)
+            if (site[s] == slot) {
+                *at = (enum site)s;
                 return &t->layer[i].branch[s];
+            }
     }
     return NULL;
 }
@@ -357,9 +386,10 @@ int params_lora(struct trainable *t, struct err *e)
     int rc = lora_check_targets(&t->m->c, t->targets, e);
     plan_make(&p, t->m);
     for (size_t i = 0; rc == 0 && i < p.n; i++) {
-        struct branch **to = p.item[i].weight ? place_of(t, p.item[i].weight) : NULL;
+        enum site site = SITES;
+        struct branch **to = p.item[i].weight ? place_of(t, p.item[i].weight, &site) : NULL;
         if (to)
-            rc = make_branch(t, &p.item[i], to, e);
+            rc = make_branch(t, &p.item[i], to, site, e);
     }
     plan_release(&p);
     if (rc == 0 && t->o.rows_from)

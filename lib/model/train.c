@@ -76,7 +76,7 @@ static int make_scratch(struct trainable *t, struct err *e)
         { &t->dx, DTYPE_F32, rows, c->hidden },
         { &t->dxn, DTYPE_F32, rows, c->hidden },
         { &t->dqkv, DTYPE_F32, rows, qkv_width(c) },
-        { &t->dup, DTYPE_F32, rows, up_width(c) },
+        { &t->dup, kept, rows, up_width(c) },
         { &t->dact, DTYPE_F32, rows, c->ffn },
         { &t->datt, DTYPE_F32, rows, q },
         { &t->ids, DTYPE_I32, rows, 1 },
@@ -127,10 +127,10 @@ int64_t trainable_activation_bytes(const struct model *m, int rows, int head_row
     const struct model_config *c = &m->c;
     int64_t q = (int64_t)c->heads * c->head_dim, out = c->encoder ? c->labels : c->vocab, hidden = c->hidden;
     int64_t row = recompute ? layer_bytes(m) : trainable_kept_bytes(m);
-    row += 4 * hidden * streams(c, recompute) + kept_size(m) * c->ffn;
+    row += 4 * hidden * streams(c, recompute) + kept_size(m) * (c->ffn + up_width(c));
     if (!c->encoder)
         row += 4 * hidden + kept_size(m) * (hidden + (c->qk_norm ? qkv_width(c) : 0));
-    row += 4 * (2 * hidden + c->ffn + qkv_width(c) + up_width(c) + q + 4);
+    row += 4 * (2 * hidden + c->ffn + qkv_width(c) + q + 4);
     return row * rows + 4 * (int64_t)(head_rows ? head_rows : 1024) * (out + 4 * hidden + 3);
 }
 
@@ -188,6 +188,7 @@ void trainable_close(struct trainable *t)
     struct device *d = t->m->d;
     for (size_t i = 0; i < t->nbranches; i++)
         branch_free(t, t->branch[i]);
+    branch_rooms_free(t);
     free(t->branch);
     split_close(t);
     struct tensor *v[] = { t->stream, t->qkv,  t->xn,    t->act,       t->dx,     t->dxn,   t->dqkv,  t->dup,
