@@ -73,6 +73,9 @@ void cuda_free(cuda *c, void *p)
     rt_free(c->r, p);
 }
 
+/* Room that grew once grows again soon; a large one is worth its bytes. */
+static const size_t SLACK = static_cast<size_t>(32) << 20;
+
 void *cuda_room(cuda *c, room *r, size_t bytes)
 {
     err e;
@@ -84,7 +87,7 @@ void *cuda_room(cuda *c, room *r, size_t bytes)
     }
     cuda_free(c, r->p);
     *r = room{ nullptr, 0 };
-    bytes += bytes / 4;
+    bytes += bytes / 4 < SLACK ? bytes / 4 : SLACK;
     int rc = rt_alloc(c->r, &r->p, bytes, "work space", &e);
     cuda_note(c, rc, e);
     r->bytes = rc < 0 ? 0 : bytes;

@@ -285,7 +285,7 @@ void trainable_count(struct model *m, const struct trainable_options *o, struct 
     plan_make(&p, m);
     for (size_t i = 0; i < p.n; i++) {
         const struct plan_item *it = &p.item[i];
-        bool layer = is_layer_matrix(m, it);
+        bool layer = is_layer_matrix(m, it), first = true;
         for (int k = 0; k < it->nparts; k++) {
             int64_t size = it->part[k].rows * (it->weight ? it->cols : 1);
             out->all += size;
@@ -294,9 +294,13 @@ void trainable_count(struct model *m, const struct trainable_options *o, struct 
             } else if (layer && is_part_target(lora->targets ? lora->targets : "all-linear", it, k)) {
                 out->trained += lora->rank * (it->cols + it->part[k].rows);
                 out->ranks += lora->rank;
+                out->inputs += first ? it->cols : 0;
+                first = false;
             }
         }
     }
+    out->ranks /= m->c.layers; /* every layer has the same */
+    out->inputs /= m->c.layers;
     plan_release(&p);
 }
 

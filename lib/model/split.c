@@ -3,7 +3,7 @@
  * Both matrices lie in two parts: the checkpoint's first rows, which nothing here can write to, and the parameter. A
  * row of the embedding comes from the part that its id is in; logits are two products side by side. An element of a
  * product is one chain of sums over its own row, so splitting changes no logit. With tied weights both ends read and
- * teach one parameter. The checkpoint's matrix as a whole is not used and costs nothing: devices pack at first use. */
+ * teach one parameter. The checkpoint's matrix as a whole is not used, and freed: it may lie on a device already. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +55,10 @@ int params_rows(struct trainable *t, struct err *e)
     if (c->encoder || !t->m->st || first <= 0 || first >= c->vocab)
         return err_set(e, "rows from %lld on cannot be trained apart: the model has %d, and must be a decoder",
                        (long long)first, c->vocab);
+    d->weight_free(d, t->m->embed);
+    if (!c->tied)
+        d->weight_free(d, t->m->head);
+    t->m->embed = t->m->head = NULL;
     if (open_split(t, &t->split_embed, embed_name, e) < 0 ||
         (!c->tied && open_split(t, &t->split_head, head_name, e) < 0))
         return -1;

@@ -131,7 +131,14 @@ int64_t trainable_activation_bytes(const struct model *m, int rows, int head_row
     if (!c->encoder)
         row += 4 * hidden + kept_size(m) * (hidden + (c->qk_norm ? qkv_width(c) : 0));
     row += 4 * (2 * hidden + c->ffn + qkv_width(c) + q + 4);
-    return row * rows + 4 * (int64_t)(head_rows ? head_rows : 1024) * (out + 4 * hidden + 3);
+    return row * rows + 4 * (int64_t)head_rows * (out + 4 * hidden + 3);
+}
+
+/* 1,024 rows keep a device busy; with two vocabularies half of them do. */
+int trainable_head_rows(const struct model_config *c, const struct trainable_options *o)
+{
+    int rows = o->head_rows > 0 ? o->head_rows : c->vocab > 1 << 18 ? 512 : 1024;
+    return rows < o->max_rows ? rows : o->max_rows;
 }
 
 int64_t trainable_state_bytes(const struct trainable *t)
@@ -150,10 +157,7 @@ int trainable_open(struct trainable **out, struct model *m, const struct trainab
     *out = NULL;
     t->m = m;
     t->o = *o;
-    if (t->o.head_rows <= 0)
-        t->o.head_rows = 1024;
-    if (t->o.head_rows > t->o.max_rows)
-        t->o.head_rows = t->o.max_rows;
+    t->o.head_rows = trainable_head_rows(&m->c, o);
     if (o->lora) {
         t->lora = *o->lora;
         t->targets = xstrdup(o->lora->targets ? o->lora->targets : "all-linear");

@@ -48,7 +48,7 @@ struct trainable_options {
     int32_t rows_from;               /* LoRA: rows of embedding and head from this id on learn too; 0: none */
     uint64_t seed;                   /* of fresh A, of initial weights, of dropout */
     int max_rows;                    /* of one pass */
-    int head_rows;                   /* rows of logits at a time; 0: 1024 */
+    int head_rows;                   /* rows of logits at a time; 0: see trainable_head_rows */
     bool recompute;
     bool by_chance; /* see trainable_refresh */
 };
@@ -74,6 +74,7 @@ void trainable_close(struct trainable *t); /* the model stays as it is; full: wi
 /* Bytes of device memory that a pass of `rows` rows takes beside the weights, and that parameters take with two
  * moments. */
 int64_t trainable_activation_bytes(const struct model *m, int rows, int head_rows, bool recompute);
+int trainable_head_rows(const struct model_config *c, const struct trainable_options *o);
 int64_t trainable_kept_bytes(const struct model *m); /* of one row, of all that waits for the way back */
 int64_t trainable_state_bytes(const struct trainable *t);
 
@@ -82,7 +83,8 @@ struct trainable_counts {
     int64_t all;     /* numbers that the model has */
     int64_t trained; /* LoRA: those of the adapters; full: all */
     int64_t rows;    /* beside them: those of the rows from rows_from on */
-    int64_t ranks;   /* of all adapters together */
+    int64_t ranks;   /* of the adapters of one layer together */
+    int64_t inputs;  /* widths that they take, those that share one once */
 };
 void trainable_count(struct model *m, const struct trainable_options *o, struct trainable_counts *out);
 

@@ -1,6 +1,7 @@
 /* memory.c - see memory.h. */
 #include "train/memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -69,6 +70,47 @@ static int64_t scratch_bytes(const struct model_config *c, const struct trainabl
     return 4 * widest;
 }
 
+/* Room grows by a little more than it must: cuda_room. */
+static int64_t grown(int64_t bytes)
+{
+    const int64_t most = 32 << 20;
+    return bytes + (bytes / 4 < most ? bytes / 4 : most);
+}
+
+/* What a device with memory of its own rounds and sums beside the tensors of a pass: gradients that several products
+ * take; attention's way back, or the logits' gradient; what goes into the head. */
+static int64_t device_scratch(const struct model *m, const struct trainable_options *o, int head_rows)
+{
+    const struct model_config *c = &m->c;
+    int64_t q = (int64_t)c->heads * c->head_dim, qkv = q + 2 * (int64_t)c->kv_heads * c->head_dim;
+    int64_t rows = o->max_rows, hidden = c->hidden, out = c->encoder ? c->labels : c->vocab;
+    int64_t attention = rows * (2 * q + 8 * (int64_t)c->heads), head = 2 * head_rows * (out + hidden);
+    int64_t held = larger(qkv, hidden), fresh = head_rows * hidden;
+    if (m->d->weight_dtype == DTYPE_F32)
+        return grown(rows * 4 * (int64_t)c->heads);
+    if (c->encoder) { /* which keeps F32: what attention and products take is rounded here */
+        attention += 2 * rows * qkv;
+        held = larger(held, c->ffn);
+        fresh = rows * c->ffn;
+    }
+    int64_t dropped = o->lora && o->lora->dropout > 0 ? larger(hidden, larger(q, c->ffn)) : 0;
+    return grown(larger(attention, head)) + grown(2 * rows * held) + grown(2 * rows * dropped) + grown(2 * fresh);
+}
+
+static bool has_own_memory(const struct model *m)
+{
+    return m->d->memory_left(m->d) >= 0;
+}
+
+/* There every matrix lies once, as it is multiplied, and of rows that learn only those. */
+static void plan_on_device(struct memory_plan *p, const struct model *m, const struct trainable_options *o,
+                           const struct trainable_counts *n)
+{
+    int64_t size = (int64_t)dtype_size(m->d->weight_dtype);
+    p->weights = size * n->all;
+    p->state = 16 * p->trained + (o->lora ? (8 + size) * n->trained : 0); /* adapters also stacked */
+}
+
 static const int64_t program_bytes = 8 << 20; /* libraries, tokenizer, rows */
 
 void memory_plan(struct memory_plan *p, struct model *m, const struct trainable_options *o)
@@ -82,9 +124,13 @@ void memory_plan(struct memory_plan *p, struct model *m, const struct trainable_
     p->state = (o->lora ? 32 : 16) * n.trained; /* adapters also stacked, and packed both ways */
     if (o->rows_from)                           /* those of the head also packed both ways */
         p->state += 16 * n.rows + 8 * (m->c.vocab - o->rows_from) * (int64_t)m->c.hidden;
-    int head = o->max_rows < 1024 ? o->max_rows : 1024;
-    p->activations = trainable_activation_bytes(m, o->max_rows, head, o->recompute) + scratch_bytes(&m->c, o, head) +
-                     8 * n.ranks * o->max_rows;
+    if (has_own_memory(m))
+        plan_on_device(p, m, o, &n);
+    int head = trainable_head_rows(&m->c, o);
+    p->activations = trainable_activation_bytes(m, o->max_rows, head, o->recompute) + 8 * n.ranks * o->max_rows +
+                     (has_own_memory(m) ? device_scratch(m, o, head) : scratch_bytes(&m->c, o, head));
+    if (o->lora && o->lora->dropout > 0)
+        p->activations += 4 * n.inputs * o->max_rows;
     if (o->rows_from) /* logits once more, in their two parts */
         p->activations += 4 * (int64_t)head * m->c.vocab + 8 * (int64_t)o->max_rows;
     p->total = program_bytes + p->weights + p->state + p->activations;
@@ -131,8 +177,12 @@ int memory_check(const struct memory_plan *p, struct model *m, const struct trai
                  struct err *e)
 {
     int64_t machine = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    char more[64] = "--memory";
     struct buf b = BUF_INIT;
-    if (limit == 0) {
+    if (limit == 0 && has_own_memory(m)) { /* a checkpoint's weights are there already */
+        limit = m->d->memory_left(m->d) + (m->st ? p->weights : 0);
+        snprintf(more, sizeof more, "the %.1f GiB of %s", (double)limit / (1 << 30), m->d->name);
+    } else if (limit == 0) {
         if (p->total > machine)
             log_warn("this is more than the machine's %lld MiB", (long long)(machine >> 20));
         return 0;
@@ -142,13 +192,13 @@ int memory_check(const struct memory_plan *p, struct model *m, const struct trai
     int rows = most_rows(m, o, limit);
     put_size(&b, p->total);
     if (rows)
-        err_set(e, "%s are needed, more than --memory: --pass-tokens %d fits (and --max-length must not be above it)%s",
-                b.s, rows, o->recompute ? "" : "; --recompute needs less");
+        err_set(e, "%s are needed, more than %s: --pass-tokens %d fits (and --max-length must not be above it)%s", b.s,
+                more, rows, o->recompute ? "" : "; --recompute needs less");
     else
         err_set(e,
-                "%s are needed, more than --memory, and a smaller pass does not help: weights and state alone are "
-                "too large%s",
-                b.s, o->lora ? "" : "; --method lora needs less");
+                "%s are needed, more than %s, and a smaller pass does not help: weights and state alone are too "
+                "large%s",
+                b.s, more, o->lora ? "" : "; --method lora needs less");
     buf_release(&b);
     return -1;
 }

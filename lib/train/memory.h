@@ -10,7 +10,8 @@ struct buf;
 struct err;
 
 struct memory_plan {
-    int64_t weights;      /* the checkpoint as it lies in memory, and packed for multiplication both ways */
+    int64_t weights;      /* the checkpoint as it lies in memory, and packed for multiplication both ways; a device
+                             with memory of its own: as it multiplies them */
     int64_t state;        /* what is trained: values, gradients, two moments, F32 */
     int64_t activations;  /* of one pass, and what the device needs beside them */
     int64_t total;        /* and the program itself */
@@ -21,7 +22,8 @@ struct memory_plan {
 void memory_plan(struct memory_plan *p, struct model *m, const struct trainable_options *o);
 void memory_text(const struct memory_plan *p, struct buf *out); /* appends one line, without its end */
 
-/* limit 0: the machine's memory, of which more is only warned. Too much: -1, with the largest pass that fits. */
+/* limit 0: the machine's memory, of which more is only warned, or the device's own. Too much: -1, with the largest pass
+ * that fits. */
 int memory_check(const struct memory_plan *p, struct model *m, const struct trainable_options *o, int64_t limit,
                  struct err *e);
 

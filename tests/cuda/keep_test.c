@@ -2,6 +2,8 @@
  * against the oracle on the same numbers, and passes of a model. */
 #include "cuda/cuda_test.h"
 #include "kernels/train_problems.h"
+#include "train/memory.h"
+#include "train/optimizer.h"
 #include "unit/train_golden.h"
 
 /* Random numbers that bf16 holds. */
@@ -374,10 +376,98 @@ static struct model *blank(struct device *d, const char *config)
     return m;
 }
 
-static const char qwen3_4b[] =
-    "{\"model_type\": \"qwen3\", \"hidden_size\": 2560, \"intermediate_size\": 9728, \"num_hidden_layers\": 36,"
-    " \"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"head_dim\": 128, \"vocab_size\": 151936,"
-    " \"max_position_embeddings\": 262144, \"tie_word_embeddings\": true}";
+#define QWEN3_4B(vocabulary)                                                                                           \
+    "{\"model_type\": \"qwen3\", \"hidden_size\": 2560, \"intermediate_size\": 9728, \"num_hidden_layers\": 36,"       \
+    " \"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"head_dim\": 128, \"vocab_size\": " vocabulary         \
+    ", \"max_position_embeddings\": 262144, \"tie_word_embeddings\": true}"
+static const char qwen3_4b[] = QWEN3_4B("151936"), dual_4b[] = QWEN3_4B("303872");
+
+/* What a run of these options will take on the device as it is planned, in GB. */
+static double planned(struct device *d, const char *config, const struct trainable_options *o, const char *what)
+{
+    struct model *m = blank(d, config);
+    struct memory_plan p;
+    memory_plan(&p, m, o);
+    double gb = 1e-9 * (double)p.total;
+    print_message("# %s: weights %.1f, state %.1f, a pass of %d rows %.1f, together %.1f GB\n", what,
+                  1e-9 * (double)p.weights, 1e-9 * (double)p.state, p.rows, 1e-9 * (double)p.activations, gb);
+    model_close(m);
+    return gb;
+}
+
+static void test_plans(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    struct device *d = open_device_under_test(true);
+    static const struct lora_options lora = { .rank = 8, .alpha = 16 },
+                                     dropped = { .rank = 8, .alpha = 16, .dropout = 0.05 };
+    const struct trainable_options full = { .max_rows = 16384 };
+    assert_true(planned(d, qwen3_4b, &full, "full, 4B") <= 125);
+    assert_true(planned(d, dual_4b, &full, "full, 4B with two vocabularies") <= 125);
+    assert_true(planned(d, qwen3_4b, &(struct trainable_options){ .lora = &lora, .max_rows = 22400 }, "LoRA") <= 75);
+    assert_true(planned(d, qwen3_4b, &(struct trainable_options){ .lora = &lora, .max_rows = 45000 }, "LoRA") <= 139);
+    assert_true(planned(d, qwen3_4b, &(struct trainable_options){ .lora = &dropped, .max_rows = 45000 },
+                        "LoRA with dropout") <= 143);
+    assert_true(planned(d, dual_4b,
+                        &(struct trainable_options){ .lora = &lora, .rows_from = 151936, .max_rows = 40000 },
+                        "LoRA and the latent rows") <= 139);
+    device_close(d);
+}
+
+#ifndef NO_EMULATION
+/* The plan against what is taken, after a pass of all rows and a step. */
+static void plan_against(const char *family, const struct trainable_options *options, bool bf16)
+{
+    struct err e = { "" };
+    struct device *d = open_device_under_test(bf16);
+    struct model *m;
+    struct trainable *t;
+    struct optimizer opt;
+    struct row rows_of[ROWS_IN_FILE];
+    struct packed *p = xcalloc(1, sizeof *p);
+    struct trainable_options o = *options;
+    struct memory_plan plan;
+    double loss;
+    int32_t from;
+    size_t before = emu_in_use();
+    assert_ok(model_open(&m, model_of(family, &from), d, &e));
+    read_rows(family, rows_of);
+    pack(p, rows_of, (const int[]){ 0, 1, 2, 3, 4, 5, 6, 7 }, 8, model_config(m)->encoder);
+    for (int i = 0; i < p->b.rows; i++) /* all of them are learnt */
+        p->target[i] = p->ids[i] % (model_config(m)->encoder ? 2 : 500);
+    o.max_rows = p->b.rows;
+    o.rows_from = o.lora ? from : 0;
+    memory_plan(&plan, m, &o);
+    assert_ok(trainable_open(&t, m, &o, &e));
+    assert_ok(optimizer_open(&opt, t, d, 0, 1, &e));
+    assert_ok(trainable_pass(t, &p->b, 1.0f / (float)p->targets, &loss, &e));
+    double taken = (double)(emu_in_use() - before), said = (double)(plan.weights + plan.state + plan.activations);
+    print_message("# %s%s%s on %s: planned %.0f, taken %.0f: %+.1f %%\n", family, o.lora ? ", LoRA" : "",
+                  o.recompute ? ", recomputed" : "", d->numerics, said, taken, 100 * (said / taken - 1));
+    assert_true(fabs(said / taken - 1) < 0.05);
+    optimizer_close(&opt);
+    trainable_close(t);
+    model_close(m);
+    device_close(d);
+    free_rows(rows_of);
+    free(p);
+}
+
+static void test_plan_is_taken(void **state)
+{
+    (void)state;
+    static const struct lora_options dropped = { .rank = 4, .alpha = 8, .dropout = 0.1 };
+    SKIP_WITHOUT_EMULATION("the emulation counts what is taken");
+    plan_against("qwen3", &(struct trainable_options){ .lora = NULL }, true);
+    plan_against("qwen3", &(struct trainable_options){ .recompute = true }, true);
+    plan_against("llama3", &(struct trainable_options){ .lora = &golden_lora }, true);
+    plan_against("phi3", &(struct trainable_options){ .lora = &dropped }, true);
+    plan_against("dual-tied", &(struct trainable_options){ .lora = &golden_lora }, true);
+    plan_against("xlmr", &(struct trainable_options){ .lora = NULL }, true);
+    plan_against("qwen3", &(struct trainable_options){ .lora = NULL }, false);
+}
+#endif
 
 static void test_bytes_of_a_token(void **state)
 {
@@ -405,6 +495,10 @@ int main(void)
         CHECK_BF16(attention),
         cmocka_unit_test(test_recomputed),
         cmocka_unit_test(test_bytes_of_a_token),
+        cmocka_unit_test(test_plans),
+#ifndef NO_EMULATION
+        cmocka_unit_test(test_plan_is_taken),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -688,6 +688,14 @@ void *emu_malloc(size_t bytes)
     return payload(a);
 }
 
+size_t emu_in_use(void)
+{
+    size_t bytes = 0;
+    for (const allocation *a = allocations; a; a = a->next)
+        bytes += a->bytes;
+    return bytes;
+}
+
 void emu_free(void *p)
 {
     for (allocation **a = &allocations; p && *a; a = &(*a)->next)

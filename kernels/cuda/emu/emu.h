@@ -71,6 +71,7 @@ const char *emu_trace(void);
  * launch. */
 void *emu_malloc(size_t bytes);
 void emu_free(void *p);
+size_t emu_in_use(void); /* bytes */
 
 #ifdef __cplusplus
 }
