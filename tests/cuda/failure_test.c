@@ -6,16 +6,16 @@
 #include "unit/infer_util.h"
 
 #ifdef NO_EMULATION
-static void emu_fail(enum emu_failure how, int after)
+void emu_fail(enum emu_failure how, int after)
 {
     (void)how;
     (void)after;
 }
-static int emu_failed(void)
+int emu_failed(void)
 {
     return 0;
 }
-static void emu_set_memory_left(size_t bytes)
+void emu_set_memory_left(size_t bytes)
 {
     (void)bytes;
 }

@@ -7,11 +7,11 @@
 #include "unit/infer_util.h"
 
 #ifdef NO_EMULATION
-static const char *emu_trace(void)
+const char *emu_trace(void)
 {
     return "";
 }
-static void emu_set_memory_left(size_t bytes)
+void emu_set_memory_left(size_t bytes)
 {
     (void)bytes;
 }

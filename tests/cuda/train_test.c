@@ -99,6 +99,8 @@ static void products_of(struct device *d, bool held, struct result *r, uint64_t 
     struct tensor *dw = floats_of(d, N, K, NULL), *all[] = { x, dy, y, dx, dw };
 #ifndef NO_EMULATION
     uint64_t before = emu_launches();
+#else
+    (void)launches;
 #endif
     for (int i = 0; i < 2; i++) {
         if (held) {
