@@ -814,6 +814,9 @@ static void sample(device *d, const sample_args *a)
     o.failure = c->failure;
     o.n = a->n;
     o.vocab = a->vocab;
+    o.scratch = cuda_scratch(c, sample_scratch(o));
+    if (!o.scratch)
+        return;
     op_sample(rt_stream(c->r), o);
     cuda_launched(c);
 }

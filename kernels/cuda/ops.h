@@ -159,8 +159,11 @@ struct sample_op {
     float *out_logprob;
     int32_t *failure; /* [2]: sample_failure and slot of the first row that failed; the host clears it */
     int n, vocab;
+    int first; /* op_sample's own: the first row of a group */
+    void *scratch;
 };
 enum { SAMPLE_VOCAB_MAX = 512 * 1024 };
+size_t sample_scratch(const sample_op &o); /* bytes */
 void op_sample(stream_t st, const sample_op &o);
 
 #endif

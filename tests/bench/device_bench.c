@@ -723,6 +723,7 @@ static void part_kernels(void)
     attention("prefill", d->kv_dtype, 2, some(4096, 40), some(4096, 40));
     varlen(some(32, 2), some(700, 40));
     varlen(some(4, 2), some(4096, 70));
+    sampler(1, 0, 1);
     sampler(1, 20, 0.95f);
     sampler(some(256, 2), 0, 1);
     sampler(some(256, 2), 20, 0.95f);

@@ -448,6 +448,7 @@ static void test_named(void **state)
     else if (!strstr(mismatch, "kernels/cuda/wrap.cuh:") || !strstr(mismatch, " from kernels/cuda/rows.cu:"))
         fail_msg("a race is not named with its lines: %s", mismatch);
     expect_named(PLANT_PAST_THE_END, pointwise, ": out of bounds: ");
+    expect_named(PLANT_PAST_THE_SUMS, log_probabilities, ": out of bounds: ");
 }
 
 int main(void)

@@ -59,7 +59,7 @@ static void random_options(struct device *d, struct device *o)
             slots[i] = random_slot(&src, vocab, (uint32_t)i);
         slots[2].done = SAMPLE_EMPTY;
         struct sampler s[2] = { sampler_with(d, ROWS, vocab, true, slots), sampler_with(o, ROWS, vocab, true, slots) };
-        for (int round = 0; round < 4; round++) {
+        for (int round = 0; round < 3; round++) {
             float *x = tied_logits(&src, ROWS * vocab);
             snprintf(what, sizeof what, "vocabulary %d, step %d", vocab, round);
             step(s, x, what);
@@ -104,10 +104,127 @@ static void single_options(struct device *d, struct device *o)
     sampler_free(&s[1]);
 }
 
+/* The device takes a row by parts of 4,096 ids and chunks of 512. */
+enum { CHUNK = 512, PART = 4096 };
+
+/* Slots that must not care where a part ends: one option each. */
+static int slots_over_parts(struct sample_slot *slots, int vocab)
+{
+    enum { N = 10 };
+    for (int i = 0; i < N; i++)
+        slots[i] = slot_of(1, vocab, 5, (uint32_t)i);
+    slots[0].temperature = 0;
+    slots[2].top_k = 20;
+    slots[3].top_p = 0.9f;
+    slots[4].top_k = vocab - 1;
+    slots[4].top_p = 0.99f;
+    slots[5].min_p = 0.02f;
+    slots[5].temperature = 3;
+    slots[6].lo[0] = vocab - 1; /* one id is left, the last */
+    slots[6].top_k = 3;
+    slots[7].hi[0] = 0; /* only what a list allows, at the edges of chunks and parts */
+    slots[7].also[0][0] = CHUNK - 1;
+    slots[7].also[0][1] = PART - 1 < vocab ? PART - 1 : vocab - 1;
+    slots[7].also[0][7] = PART < vocab ? PART : 0;
+    slots[8].temperature = 0;
+    slots[8].lo[0] = vocab / 2;
+    slots[8].also[0][3] = 0;
+    slots[8].never[0][2] = vocab - 1;
+    slots[9].temperature = 0.4f;
+    slots[9].repetition = 1.3f;
+    slots[9].top_p = 0.7f;
+    return N;
+}
+
+/* Rows whose largest logit lies at every edge in turn, twice, and of which one part is -infinity. */
+static float *edged_logits(struct source *src, int n, int vocab, int round)
+{
+    static const int at[] = { 0, CHUNK - 1, CHUNK, PART - 1, PART, 2 * PART - 1, 2 * PART };
+    enum { EDGES = sizeof at / sizeof *at };
+    float *x = tied_logits(src, (int64_t)n * vocab);
+    for (int i = 0; i < n; i++) {
+        float *row = x + (int64_t)i * vocab;
+        int edge = at[(i + round) % EDGES], part = (i + round) % 4;
+        for (int j = part * PART; j < (part + 1) * PART && j < vocab && vocab > PART; j++)
+            row[j] = -INFINITY;
+        row[edge < vocab ? edge : vocab - 1] = row[vocab - 1] = 9;
+    }
+    return x;
+}
+
+static void over_parts(struct device *d, struct device *o, const int *sizes, int nsizes, int rounds)
+{
+    for (int z = 0; z < nsizes; z++) {
+        int vocab = sizes[z];
+        struct source src = source_of((uint64_t)vocab);
+        struct sample_slot slots[ROWS];
+        char what[64];
+        int n = slots_over_parts(slots, vocab);
+        struct sampler s[2] = { sampler_with(d, n, vocab, true, slots), sampler_with(o, n, vocab, true, slots) };
+        for (int round = 0; round < rounds; round++) {
+            float *x = edged_logits(&src, n, vocab, round);
+            snprintf(what, sizeof what, "parts of %d, step %d", vocab, round);
+            step(s, x, what);
+            free(x);
+        }
+        sampler_free(&s[0]);
+        sampler_free(&s[1]);
+    }
+}
+
+static void edges_of_parts(struct device *d, struct device *o)
+{
+    over_parts(d, o, (int[]){ PART - 1, PART, PART + 1, 2 * PART + CHUNK + 1 }, 4, 3);
+}
+
+static void true_vocabulary(struct device *d, struct device *o)
+{
+    over_parts(d, o, (int[]){ 151936 }, 1, 1);
+}
+
+/* A row in the company of others, the last of n: the bits it has alone. */
+static void any_company(struct device *d, struct device *o)
+{
+    enum { V = PART + 1000, MOST = 300 };
+    static const int companies[] = { 1, 7, MOST };
+    struct sample_slot all[ROWS], slots[MOST];
+    int kinds = slots_over_parts(all, V);
+    (void)o;
+    for (int k = 0; k < kinds; k += 3) {
+        struct source src = source_of((uint64_t)k);
+        float *row = tied_logits(&src, V), logprob[3];
+        int32_t id[3];
+        for (int c = 0; c < 3; c++) {
+            int n = companies[c];
+            for (int i = 0; i < n; i++) {
+                slots[i] = all[(i + k) % kinds];
+                slots[i].done = i < 3 ? SAMPLE_RUNNING : SAMPLE_EMPTY;
+            }
+            slots[n - 1] = all[k];
+            struct sampler s = sampler_of(d, n, V, false);
+            put_slots(&s, slots);
+            d->tensor_write(d, s.logits, (size_t)(n - 1) * V, row, V);
+            struct sample_args a = sample_args_of(&s);
+            d->sample(d, &a);
+            int32_t *ids = back(d, s.id, sizeof *ids);
+            float *logprobs = back(d, s.logprob, sizeof *logprobs);
+            id[c] = ids[n - 1];
+            logprob[c] = logprobs[n - 1];
+            if (id[c] != id[0] || memcmp(&logprob[c], &logprob[0], sizeof *logprob) != 0)
+                note_mismatch("options %d: alone id %d, %.9g; among %d id %d, %.9g", k, id[0], logprob[0], n, id[c],
+                              logprob[c]);
+            free(ids);
+            free(logprobs);
+            sampler_free(&s);
+        }
+        free(row);
+    }
+}
+
 /* Nothing finite: the lowest id that the slot allows. */
 static void nothing_finite(struct device *d, struct device *o)
 {
-    enum { V = 40 };
+    enum { V = PART + 100 };
     struct sample_slot slots[2] = { slot_of(1, V, 3, 0), slot_of(1, V, 3, 1) };
     struct err e = { "" };
     float x[2 * V];
@@ -116,8 +233,8 @@ static void nothing_finite(struct device *d, struct device *o)
     for (int i = 0; i < 2 * V; i++)
         x[i] = -INFINITY;
     x[3] = INFINITY; /* row 0 is slot 1: the infinite one wins */
-    slots[0].lo[0] = 33;
-    slots[0].never[0][5] = 33;
+    slots[0].lo[0] = PART + 33;
+    slots[0].never[0][5] = PART + 33;
     struct sampler s = sampler_with(d, 2, V, false, slots);
     struct sample_args a = sample_args_of(&s);
     a.out_logprob = NULL; /* not asked for */
@@ -126,20 +243,20 @@ static void nothing_finite(struct device *d, struct device *o)
     if (d->tensor_read(d, s.id, 0, id, 2, &e) < 0)
         note_mismatch("%s", e.msg);
     else
-        same_ints("nothing finite", id, (int32_t[]){ 3, 34 }, 2);
+        same_ints("nothing finite", id, (int32_t[]){ 3, PART + 34 }, 2);
     sampler_free(&s);
 }
 
 static void failures(struct device *d, struct device *o)
 {
-    enum { V = 40 };
+    enum { V = PART + 100 };
     struct sample_slot slots[3] = { slot_of(1, V, 3, 0), slot_of(1, V, 3, 1), slot_of(1, V, 3, 2) };
     struct source src = source_of(12);
     struct err e = { "" };
     int32_t id[3];
     (void)o;
     float *x = random_floats(&src, 3 * V, 1);
-    x[V + 39] = NAN;
+    x[2 * V - 1] = NAN;
     struct sampler s = sampler_with(d, 3, V, false, slots);
     struct sample_args a = sample_args_of(&s);
     a.out_logprob = NULL; /* not asked for */
@@ -154,7 +271,7 @@ static void failures(struct device *d, struct device *o)
     sampler_free(&s);
     struct device *fresh = open_device_under_test(test_bf16);
     slots[2].lo[0] = slots[2].hi[0] = 5;
-    x[V + 39] = 0;
+    x[2 * V - 1] = 0;
     s = sampler_with(fresh, 3, V, false, slots);
     a = sample_args_of(&s);
     fresh->tensor_write(fresh, s.logits, 0, x, 3 * V);
@@ -172,6 +289,7 @@ static void test_planted(void **state)
     SKIP_WITHOUT_EMULATION("faults are planted in the emulation only");
     expect_found(PLANT_NO_ATOMIC_CLEAR, single_options, "the histogram is not cleared");
     expect_found(PLANT_NO_BARRIER, single_options, "no barrier before the sums of the warps are read");
+    expect_found(PLANT_PART_EDGE, edges_of_parts, "the last id of a chunk is left out");
 }
 
 static void test_named(void **state)
@@ -179,15 +297,16 @@ static void test_named(void **state)
     (void)state;
     SKIP_UNWATCHED();
     test_bf16 = false;
-    expect_named(PLANT_PAST_THE_SUMS, single_options, ": never written: ");
+    expect_named(PLANT_PART_MORE, nothing_finite, ": never written: ");
     expect_named(PLANT_BLOCKS_MEET, random_options, ": race between blocks: ");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CHECK(random_options), CHECK(single_options),          CHECK(nothing_finite),
-        CHECK(failures),       cmocka_unit_test(test_planted), cmocka_unit_test(test_named),
+        CHECK(random_options),        CHECK(single_options), CHECK(edges_of_parts), CHECK(true_vocabulary),
+        CHECK(any_company),           CHECK(nothing_finite), CHECK(failures),       cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

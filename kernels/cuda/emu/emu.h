@@ -40,6 +40,8 @@ enum plant {
     PLANT_UNORDERED_LANES, /* sync_warp: lanes meet, but their memory is not in order */
     PLANT_ASKEW,           /* ldmatrix: rows that begin two bytes late */
     PLANT_BLOCKS_MEET,     /* sampler: every block writes the word of failures */
+    PLANT_PART_EDGE,       /* sampler: the last id of a chunk is left out */
+    PLANT_PART_MORE,       /* sampler: a part more than a row has */
     PLANTS
 };
 
