@@ -110,7 +110,7 @@ enum { CHUNK = 512, PART = 4096 };
 /* Slots that must not care where a part ends: one option each. */
 static int slots_over_parts(struct sample_slot *slots, int vocab)
 {
-    enum { N = 10 };
+    enum { N = 11 };
     for (int i = 0; i < N; i++)
         slots[i] = slot_of(1, vocab, 5, (uint32_t)i);
     slots[0].temperature = 0;
@@ -133,6 +133,8 @@ static int slots_over_parts(struct sample_slot *slots, int vocab)
     slots[9].temperature = 0.4f;
     slots[9].repetition = 1.3f;
     slots[9].top_p = 0.7f;
+    slots[10].temperature = 1e9f; /* all but equal: half of them stay */
+    slots[10].top_p = 0.5f;
     return N;
 }
 
