@@ -117,7 +117,7 @@ int main(int argc, char **argv)
     static const struct tool tool = { "collect",
                                       "[OPTION]... [FILE]...",
                                       "samples chains of thought for questions and marks which are right",
-                                      3,
+                                      4,
                                       opts,
                                       run };
     return tool_main_words(&tool, words, argc, argv);

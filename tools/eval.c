@@ -274,7 +274,7 @@ static int run(const struct tool *t, int nfiles, char **files, struct err *e)
 int main(int argc, char **argv)
 {
     static const struct tool tool = {
-        "eval", "[OPTION]... [FILE]...", "measures a model on questions at one or several ratios", 3, opts, run
+        "eval", "[OPTION]... [FILE]...", "measures a model on questions at one or several ratios", 4, opts, run
     };
     return tool_main_words(&tool, words, argc, argv);
 }

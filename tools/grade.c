@@ -234,7 +234,7 @@ out:
 int main(int argc, char **argv)
 {
     static const struct tool tool = {
-        "grade", "[OPTION]... [FILE]...", "is the answer the gold answer?", 3, opts, run
+        "grade", "[OPTION]... [FILE]...", "is the answer the gold answer?", 4, opts, run
     };
     return tool_main(&tool, argc, argv);
 }

@@ -303,6 +303,75 @@ static void conclude(struct answer_result *r, enum answer_verdict verdict, const
     r->reason = reason;
 }
 
+/* ---- what stands around an answer ---- */
+
+/* Where `word` begins a command or a word of v outside of brackets; v.n if nowhere. */
+static size_t find_outer(struct span v, const char *word)
+{
+    size_t n = strlen(word);
+    int depth = 0;
+    for (size_t k = 0; k < v.n; k++) {
+        depth += strchr("([{", v.s[k]) && v.s[k] ? 1 : strchr(")]}", v.s[k]) && v.s[k] ? -1 : 0;
+        if (depth == 0 && v.n - k >= n && memcmp(v.s + k, word, n) == 0 && (k + n == v.n || !ch_alpha(v.s[k + n])))
+            return k;
+    }
+    return v.n;
+}
+
+/* Nothing but equations: what follows from them is meant without a condition. */
+static bool is_equation(struct span v)
+{
+    static const char *const not_one[] = {
+        "\\le", "\\leq", "\\ge", "\\geq", "\\ne", "\\neq", "\\in", "\\lor", "\\text"
+    };
+    for (size_t i = 0; i < sizeof not_one / sizeof *not_one; i++)
+        if (find_outer(v, not_one[i]) < v.n)
+            return false;
+    bool equal = false;
+    for (size_t i = 0; i < v.n; i++) {
+        if ((unsigned char)v.s[i] >= 0x80 || (strchr(",;<>!:", v.s[i]) && v.s[i]))
+            return false;
+        equal |= v.s[i] == '=';
+    }
+    return equal;
+}
+
+/* "x - 2 = 0 \implies x = 2" answers x = 2, and "\therefore 5" answers 5. */
+static struct span conclusion(struct span v)
+{
+    static const char *const arrows[] = { "\\implies", "\\Rightarrow", "\\Longrightarrow", "\\therefore" };
+    struct span rest = v;
+    for (bool found = true; found;) {
+        found = false;
+        for (size_t i = 0; i < sizeof arrows / sizeof *arrows && !found; i++) {
+            size_t k = find_outer(rest, arrows[i]);
+            if (k == rest.n)
+                continue;
+            struct span before = span_strip(span_of(rest.s, k));
+            if (before.n && !is_equation(before))
+                return v;
+            k += strlen(arrows[i]);
+            rest = span_strip(span_of(rest.s + k, rest.n - k));
+            found = true;
+        }
+    }
+    return rest.n ? rest : v;
+}
+
+/* "yes, because ..." answers yes: a single word with a reason. */
+static struct span without_reason(struct span v)
+{
+    size_t n = 0;
+    while (n < v.n && ch_alpha(v.s[n]))
+        n++;
+    struct span tail = span_strip(span_of(v.s + n, v.n - n));
+    bool comma = tail.n && tail.s[0] == ',';
+    if (comma)
+        tail = span_strip(span_of(tail.s + 1, tail.n - 1));
+    bool reason = tail.n && (find_outer(tail, "because") == 0 || (comma && find_outer(tail, "since") == 0));
+    return n > 1 && reason ? span_of(v.s, n) : v;
+}
+
 /* The ladder for one answer string. */
 static void grade_answer(struct answer_checker *c, struct span gold, struct span pred, struct answer_result *r)
 {
@@ -319,6 +388,10 @@ static void grade_answer(struct answer_checker *c, struct span gold, struct span
         gold = span_of(c->plain[0].s, c->plain[0].len);
     if (answer_unescape(pred, &c->plain[1]))
         pred = span_of(c->plain[1].s, c->plain[1].len);
+    if (conclusion(gold).n == gold.n) /* else the implication is the answer */
+        pred = conclusion(pred);
+    if (without_reason(gold).n == gold.n)
+        pred = without_reason(pred);
     read_side(c, &g, gold, true);
     read_side(c, &p, pred, false);
     enum tri t = sides_equal(c, &g, &p, &gi, &pi, &why);

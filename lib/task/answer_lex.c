@@ -441,7 +441,8 @@ static const struct word words[] = {
     { "ninety", T_NUM, "90" },
 };
 
-/* Words that multiply or divide the number before them: never a unit that may be dropped. */
+/* Words that multiply or divide the number before them: never a unit that may be dropped (but for quarters, which are
+ * coins too). The name is the factor or the divisor, of one digit: \frac takes no more. */
 static const struct word scales[] = {
     { "hundred", T_NUM, "100" },
     { "thousand", T_NUM, "1000" },
@@ -452,17 +453,30 @@ static const struct word scales[] = {
     { "hundreds", T_BAD, NULL },
     { "thousands", T_BAD, NULL },
     { "millions", T_BAD, NULL },
-    { "half", T_BAD, NULL },
-    { "halves", T_BAD, NULL },
-    { "third", T_BAD, NULL },
-    { "thirds", T_BAD, NULL },
-    { "quarter", T_BAD, NULL },
-    { "fourths", T_BAD, NULL },
-    { "fifth", T_BAD, NULL },
-    { "fifths", T_BAD, NULL },
-    { "sixth", T_BAD, NULL },
-    { "sixths", T_BAD, NULL },
+    { "half", T_BAD, "2" },
+    { "halves", T_BAD, "2" },
+    { "third", T_BAD, "3" },
+    { "thirds", T_BAD, "3" },
+    { "quarter", T_BAD, "4" },
+    { "quarters", T_TEXT, "4" },
+    { "fourth", T_BAD, "4" },
+    { "fourths", T_BAD, "4" },
+    { "fifth", T_BAD, "5" },
+    { "fifths", T_BAD, "5" },
+    { "sixth", T_BAD, "6" },
+    { "sixths", T_BAD, "6" },
+    { "seventh", T_BAD, "7" },
+    { "sevenths", T_BAD, "7" },
+    { "eighth", T_BAD, "8" },
+    { "eighths", T_BAD, "8" },
+    { "ninth", T_BAD, "9" },
+    { "ninths", T_BAD, "9" },
+    { "tenth", T_BAD, NULL },
     { "tenths", T_BAD, NULL },
+    { "hundredth", T_BAD, NULL },
+    { "hundredths", T_BAD, NULL },
+    { "thousandth", T_BAD, NULL },
+    { "thousandths", T_BAD, NULL },
     { "times", T_BAD, NULL },
     { "not", T_BAD, NULL },
     { "minus", T_BAD, NULL },
@@ -733,6 +747,33 @@ static void emit_number_word(struct lexer *x, const char *digits)
     emit_name(x, last && (last->kind == T_NUM || last->kind == T_TIMES) ? T_BAD : T_NUM, digits);
 }
 
+static bool is_digit_word(struct span digits)
+{
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (words[i].kind == T_NUM && words[i].name == digits.s) /* the very same bytes, not equal ones */
+            return digits.n == 1 && digits.s[0] != '0';
+    return false;
+}
+
+/* "one half", "x = two-thirds": the word of a digit, then this word, which is of so many parts. Digits in front of it
+ * are left alone: 3 quarters may be coins. */
+static bool emit_fraction_word(struct lexer *x, struct span word, const char *parts)
+{
+    bool hyphen = x->n >= 2 && x->t[x->n - 1].kind == T_MINUS && !x->t[x->n - 1].space && !x->space;
+    int i = x->n - 1 - hyphen;
+    if (i < 0 || x->t[i].kind != T_NUM || (i > 0 && x->t[i - 1].kind != T_REL) || !is_digit_word(x->t[i].text))
+        return false;
+    struct span above = x->t[i].text;
+    bool plural = ch_lower(word.s[word.n - 1]) == 's';
+    if ((above.s[0] != '1') != plural)
+        return false; /* two fifth, and one fifths: no fraction */
+    x->n = i;
+    emit_name(x, T_FRAC, NULL);
+    emit(x, T_NUM, above);
+    emit_name(x, T_NUM, parts);
+    return true;
+}
+
 static void lex_word(struct lexer *x)
 {
     size_t i = x->i;
@@ -776,7 +817,7 @@ static void lex_word(struct lexer *x)
         if (k->kind == T_NUM && x->n && x->t[x->n - 1].kind == T_NUM) {
             emit_name(x, T_TIMES, NULL);
             emit_name(x, T_NUM, k->name);
-        } else {
+        } else if (k->kind == T_NUM || !k->name || !emit_fraction_word(x, w, k->name)) {
             emit(x, x->n && k->kind == T_BAD ? T_BAD : T_TEXT, w);
         }
         return;
