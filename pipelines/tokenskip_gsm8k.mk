@@ -2,7 +2,8 @@
 #
 # make -f pipelines/tokenskip_gsm8k.mk [help | plan | report | clean]
 #
-# With MODEL, DUAL_MODEL and LLMLINGUA_PATH unset it runs on the embedded models and on word problems made on the spot.
+# With MODEL, DUAL_MODEL and LLMLINGUA_PATH unset it runs on the embedded models and on word problems made on the spot, with
+# what suits them instead of the paper's values: the same run as that of tokenskip_math.mk.
 # tokenskip.mk has the steps.
 BENCHMARK := gsm8k
 DEFAULT_MODEL := Qwen/Qwen2.5-3B-Instruct
