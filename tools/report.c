@@ -277,7 +277,7 @@ int main(int argc, char **argv)
     static const struct tool tool = { "report",
                                       "[OPTION]... [[LABEL=]FILE]...",
                                       "shows results and training logs as a table, a picture, W&B runs",
-                                      2,
+                                      3,
                                       opts,
                                       run };
     return tool_main(&tool, argc, argv);

@@ -231,14 +231,15 @@ static void put_spread(struct buf *b, const char *name, const struct spread *s)
 static void put_pair(struct buf *b, const struct report_line *l)
 {
     const struct result_pair *p = &l->pair;
+    bool own = l->base == l->set; /* a set has no difference from itself, and so none that is not certain */
     rec_put_cstr(b, "baseline_run", l->base->label);
     rec_put_number(b, "baseline_ratio", l->base->ratio);
     rec_put_int(b, "paired_questions", p->questions);
     rec_put_int(b, "baseline_only", p->first_only);
     rec_put_int(b, "this_only", p->second_only);
-    rec_put_number(b, "difference", p->difference);
-    rec_put_number(b, "difference_lo", p->difference_95.lo);
-    rec_put_number(b, "difference_hi", p->difference_95.hi);
+    rec_put_number(b, "difference", own ? NAN : p->difference);
+    rec_put_number(b, "difference_lo", own ? NAN : p->difference_95.lo);
+    rec_put_number(b, "difference_hi", own ? NAN : p->difference_95.hi);
     rec_put_number(b, "length_ratio", p->length_ratio);
 }
 

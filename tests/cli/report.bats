@@ -21,7 +21,8 @@ rows() {
     (.accuracy_lo - 0.4902 | fabs) < 5e-5 and (.accuracy_hi - 0.9433 | fabs) < 5e-5 and
     .think_mean == 45 and .think_p50 == 45 and .think_p90 == 81 and .tokens_mean == 55 and .tokens_p90 == 91 and
     .tokens_correct == 45 and .tokens_per_correct == 68.75 and .truncated == 0.1 and .unanswered == 0.2 and
-    .accuracy_compat == null and .pass_at_k == null and .length_ratio == 1' t.jsonl
+    .accuracy_compat == null and .pass_at_k == null and .length_ratio == 1 and
+    .difference == null and .difference_lo == null and .difference_hi == null' t.jsonl
   jq -se '.[1] | .accuracy == 0.7 and .baseline_ratio == 1 and .paired_questions == 10 and .baseline_only == 1 and
     .this_only == 0 and (.difference + 0.1 | fabs) < 1e-12 and .difference_lo < -0.1 and .difference_hi > -0.1 and
     .length_ratio == 0.6' t.jsonl
