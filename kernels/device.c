@@ -53,6 +53,17 @@ int device_use_fp8_cache(struct device *d, struct err *e)
     return 0;
 }
 
+int device_use_any_order(struct device *d, struct err *e)
+{
+    if (!d->any_order)
+        return err_set(e,
+                       "device %s (%s) adds in one order, whatever the batch: products that depend on it need a CUDA "
+                       "device",
+                       d->name, d->numerics);
+    d->any_order(d, true);
+    return 0;
+}
+
 void device_close(struct device *d)
 {
     if (d)

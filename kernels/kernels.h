@@ -13,10 +13,10 @@
  * consumed before it returns. Only sync, read_wait and tensor_read wait. A failure on the device is sticky: later
  * operations do nothing, and the next waiting call reports it. Wrong shapes are bugs: they abort with the operation's
  * name.
- * - A row's result does not depend on the other rows, on how many there are, or on the thread count: every output
- * element of `linear` is one fused-multiply-add chain over k = 0, 1, 2 ... K-1 starting from 0; attention sums over
- * fixed blocks of ATTEND_BLOCK positions counted from position 0; norms sum in a fixed order. Hence prefill and decode
- * agree bit for bit.
+ * - Unless any_order was called, a row's result does not depend on the other rows, on how many there are, or on the
+ * thread count: every output element of `linear` is one fused-multiply-add chain over k = 0, 1, 2 ... K-1 starting from
+ * 0; attention sums over fixed blocks of ATTEND_BLOCK positions counted from position 0; norms sum in a fixed order.
+ * Hence prefill and decode agree bit for bit.
  * - Activations are F32; a KEPT tensor is F32 or of the device's keep_dtype, and is rounded when it is written. Shapes
  * stand beside each argument, row-major, T = rows (tokens of this call, all sequences packed one behind the other),
  * D = model width, V = vocabulary rows.
@@ -216,6 +216,11 @@ struct device {
     bool (*replay)(struct device *d, struct recording *r); /* false: memory was freed since, so nothing is enqueued */
     void (*recording_free)(struct device *d, struct recording *r); /* NULL is fine */
 
+    /* The order of sums; NULL on a device that has one. While it may be any, `linear` adds in the order that is fastest
+     * for the number of rows: a row's last bits depend on how many there are, and linear_block has bits of its own. The
+     * same calls still give the same bytes. */
+    void (*any_order)(struct device *d, bool may);
+
     /* -- rows in, rows out -- */
     void (*embed)(struct device *d, struct tensor *y /* F32 [T, D] */, const struct weight *table /* [V, D] */,
                   const struct tensor *ids /* I32 [T] */, int rows);
@@ -329,6 +334,9 @@ void device_close(struct device *d); /* NULL is fine; tensors and weights must b
  * beyond 448 becomes 448. A scale, of heads or of tokens, would only move that range: between 2^-6 and 448 powers of
  * two change no result. Half the bytes, and other results. Refused where a device has no such cache. */
 int device_use_fp8_cache(struct device *d, struct err *e);
+
+/* any_order from here on, for a whole run. Refused where a device has one order only. */
+int device_use_any_order(struct device *d, struct err *e);
 
 /* The numerics class that device_open(name) would have, without opening it: programs need it for their key.
  * Stands until the next call. */

@@ -18,7 +18,7 @@
 static struct {
     const char *model, *format, *family, *part;
     int64_t max_tokens, limit, batch;
-    bool tokens, compat, serve, fp8_cache;
+    bool tokens, compat, serve, fp8_cache, batch_dependent;
     const char *host;
     int64_t port, concurrency;
 } o = { .host = "127.0.0.1",
@@ -45,6 +45,8 @@ static const struct opt opts[] = {
     OPT_ROW_FLAG("tokens", 't', &o.tokens, "write every token with its log-probability and entropy", OPT_RESULT),
     OPT_ROW_FLAG("compat", 0, &o.compat, "samples: the chain of thought untrimmed, as the reference scores it",
                  OPT_RESULT),
+    OPT_ROW_FLAG("batch-dependent", 0, &o.batch_dependent,
+                 "CUDA: sums in the order that is fastest for the batch, on which the results then depend", OPT_RESULT),
     OPT_ROW_INT("batch", 'b', &o.batch, "N", "tokens of one pass (a longer row has its own)", OPT_RUN, 1, 1e8),
     OPT_ROW_GROUP("Reward server"),
     OPT_ROW_FLAG("serve", 0, &o.serve, "answer requests over HTTP until SIGINT, SIGTERM or SIGHUP", OPT_RUN),
@@ -90,7 +92,8 @@ static int open_model(struct score *s, struct err *e)
 {
     if (s->scorer)
         return 0;
-    if (device_open(&s->d, common.device, (int)common.threads, e) < 0 || model_open(&s->m, s->dir, s->d, e) < 0 ||
+    if (device_open(&s->d, common.device, (int)common.threads, e) < 0 ||
+        (o.batch_dependent && device_use_any_order(s->d, e) < 0) || model_open(&s->m, s->dir, s->d, e) < 0 ||
         scorer_open(&s->scorer, s->m, (int)o.batch, e) < 0)
         return -1;
     log_info("%s on %s (%s)", s->dir, s->d->name, s->d->numerics);
@@ -321,7 +324,8 @@ static int serve(const struct model_place *p, struct err *e)
                                 .max_concurrency = (int)o.concurrency,
                                 .max_tokens = (int)o.max_tokens,
                                 .rows = (int)o.batch,
-                                .fp8_cache = o.fp8_cache };
+                                .fp8_cache = o.fp8_cache,
+                                .batch_dependent = o.batch_dependent };
     sigemptyset(&stop);
     sigaddset(&stop, SIGINT);
     sigaddset(&stop, SIGTERM);

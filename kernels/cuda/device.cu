@@ -482,6 +482,7 @@ static void multiply(cuda *c, const tensor *x, int64_t at, product_op o)
     int64_t n = static_cast<int64_t>(o.m) * o.k, sums = static_cast<int64_t>(o.m) * o.n;
     bf16 *kept = o.bf16_out && o.bias ? static_cast<bf16 *>(o.y) : nullptr;
     o.bf16_in = !c->f32;
+    o.any_order = c->any_order;
     o.a = narrow_of(x) ? narrow_of(x) + at : o.bf16_in ? rounded_already(c, f32(x) + at, n) : f32(x) + at;
     size_t wide = kept ? (static_cast<size_t>(sums) * sizeof(float) + 255) / 256 * 256 : 0;
     size_t bytes = wide + (o.a ? 0 : static_cast<size_t>(n) * sizeof(bf16));
@@ -505,6 +506,12 @@ static void multiply(cuda *c, const tensor *x, int64_t at, product_op o)
     if (kept)
         op_to_bf16(rt_stream(c->r), kept, static_cast<float *>(o.y), sums);
     cuda_launched(c);
+}
+
+static void any_order(device *d, bool may)
+{
+    WANT("any_order", !of(d)->recording);
+    of(d)->any_order = may;
 }
 
 static void linear(device *d, tensor *y, const tensor *x, const weight *w, const tensor *bias, int rows, bool add)
@@ -845,6 +852,7 @@ static void fill_table(device *d)
 {
     DEVICE_FILL_MEMORY(d);
     DEVICE_FILL_FORWARD(d);
+    d->any_order = any_order;
     d->record_begin = record_begin;
     d->record_end = record_end;
     d->replay = replay;

@@ -22,7 +22,8 @@ struct cuda {
     struct device d; /* first */
     char name[32], numerics[PLUGIN_CLASS];
     rt *r;
-    bool f32; /* matrices and caches hold float */
+    bool f32;       /* matrices and caches hold float */
+    bool any_order; /* of sums of linear */
     bool failed;
     err reason;
     struct room scratch;

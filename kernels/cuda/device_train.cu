@@ -222,6 +222,7 @@ static void linear_dx(device *d, tensor *dx, const tensor *dy, const weight *w, 
     o.b = w->data;
     o.bf16_in = !c->f32;
     o.b_turned = true;
+    o.any_order = true; /* of gradients nobody wants one row alone */
     o.m = rows;
     o.n = static_cast<int>(w->cols);
     o.k = static_cast<int>(w->rows);
@@ -250,7 +251,7 @@ static void linear_dw(device *d, tensor *dw, tensor *db, const tensor *dy, const
     o.a = operand(c, dy, dy_n, &room);
     o.b = operand(c, x, x_n, &room);
     o.bf16_in = !c->f32;
-    o.a_turned = o.b_turned = true;
+    o.a_turned = o.b_turned = o.any_order = true;
     o.m = n;
     o.n = k;
     o.k = rows;

@@ -42,6 +42,7 @@ struct product_op {
     const float *bias;                          /* [n] or NULL */
     int m, n, k;
     bool add;
+    bool any_order; /* else an element's sum does not depend on m and n */
     int64_t y_stride;
 };
 /* Plain float sums in the order of k: what the emulation multiplies with, and the device where cuBLASLt has no

@@ -1,8 +1,9 @@
 /* rt_cuda.cu - the machine of rt.h: CUDA runtime and cuBLASLt. Compiled here and linked; it waits for a device to run
  * on (tests/bench/device.sh).
  *
- * Products: bf16 operands with sums in float; float operands in full float (no TF32). A row of a product must not
- * depend on the other rows, nor on how many they are, but cuBLASLt chooses an algorithm by their number: see by_rows.
+ * Products: bf16 operands with sums in float; float operands in full float (no TF32). Unless any order is allowed, a
+ * row of a product must not depend on the other rows, nor on how many they are, but cuBLASLt chooses an algorithm by
+ * their number: see "which algorithm".
  */
 #include "kernels/cuda/rt.h"
 
@@ -439,32 +440,30 @@ static bool same_plan(const product_op &a, const product_op &b)
 {
     return a.m == b.m && a.n == b.n && a.k == b.k && a.y_stride == b.y_stride && a.bf16_in == b.bf16_in &&
            a.bf16_out == b.bf16_out && a.a_turned == b.a_turned && a.b_turned == b.b_turned && a.add == b.add &&
-           !a.bias == !b.bias;
+           !a.bias == !b.bias && a.any_order == b.any_order;
 }
 
 /* ---- which algorithm ----
- * cuBLASLt's heuristic goes by the shape. Forward a row's bits must be the same among any others, and a column's among
- * any others, so there
+ * cuBLASLt's heuristic goes by the shape. Where any order will do, its first choice is taken, sums split over K in all
+ * ways it knows: none of them is left to chance (in place, counters keep the sequence; else a second kernel adds the
+ * parts), and with work space of our own it promises the same bits at every run on chips of one architecture and size.
+ * Elsewhere a row's bits must be the same among any others, and a column's among any others, so there
  * - an element is one sum, in one place: neither a reduction nor work space is allowed (CUBLASLT_REDUCTION_SCHEME_NONE:
  *   "dot-product shall be performed in one sequence");
  * - its order is that of one algorithm, the one for REFERENCE_ROWS x REFERENCE_COLS, whatever the shape. Another that
- *   is better for the shape at hand is taken if it gives the same bits in a trial on random numbers. Numbers of rows
- *   share one up to the next power of two or one and a half times one. */
+ *   is better for the shape at hand is taken if it gives the same bits in a trial on random numbers. */
 enum { REFERENCE_ROWS = 256, REFERENCE_COLS = 4096, CANDIDATES = 8, TRIAL_ROWS = 64, TRIAL_COLS = 128 };
 enum { TRIAL_K = 16384, TRIAL_OUT = TRIAL_ROWS * TRIAL_COLS, TRIAL_IN = (TRIAL_ROWS + TRIAL_COLS) * TRIAL_K };
-
-static bool by_rows(const product_op &o)
-{
-    return !o.a_turned && !o.b_turned;
-}
 
 /* Algorithms for a product, the best first. */
 static int heuristics(rt *r, const product_op &o, cublasLtMatmulHeuristicResult_t *found, int most)
 {
     matmul x;
     cublasLtMatmulPreference_t preference = nullptr;
-    uint32_t schemes = by_rows(o) ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_MASK;
-    size_t workspace = by_rows(o) ? 0 : WORKSPACE;
+    uint32_t schemes = !o.any_order ? CUBLASLT_REDUCTION_SCHEME_NONE
+                       : o.bf16_out ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE /* parts stay in float */
+                                    : CUBLASLT_REDUCTION_SCHEME_MASK;
+    size_t workspace = o.any_order ? WORKSPACE : 0;
     int n = 0;
     bool ok = matmul_make(&x, o) && !cublasLtMatmulPreferenceCreate(&preference) &&
               !cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
@@ -566,7 +565,7 @@ static bool reference_of(rt *r, const product_op &o, cublasLtMatmulAlgo_t *algo)
     return false;
 }
 
-static bool algorithm_by_rows(rt *r, const product_op &o, cublasLtMatmulAlgo_t *algo)
+static bool algorithm_in_order(rt *r, const product_op &o, cublasLtMatmulAlgo_t *algo)
 {
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     if (!reference_of(r, o, algo))
@@ -583,15 +582,15 @@ static bool algorithm_by_rows(rt *r, const product_op &o, cublasLtMatmulAlgo_t *
 static bool algorithm_for(rt *r, const product_op &o, cublasLtMatmulAlgo_t *algo)
 {
     cublasLtMatmulHeuristicResult_t found;
-    if (by_rows(o))
-        return algorithm_by_rows(r, o, algo);
+    if (!o.any_order)
+        return algorithm_in_order(r, o, algo);
     if (heuristics(r, o, &found, 1) != 1)
         return false;
     *algo = found.algo;
     return true;
 }
 
-/* 1, 2, 3, 4, 6, 8, 12 ... */
+/* 1, 2, 3, 4, 6, 8, 12 ...: up to each of these, numbers of rows share a plan. */
 static int rows_up(int m)
 {
     int rows = 1;
@@ -603,7 +602,7 @@ static int rows_up(int m)
 /* NULL: not while something is recorded, for a trial waits. */
 static plan *find_plan(rt *r, product_op o)
 {
-    if (by_rows(o))
+    if (!o.a_turned && !o.b_turned) /* forward, where batches are of any size */
         o.m = rows_up(o.m);
     for (int i = 0; i < r->nplans; i++)
         if (same_plan(r->plans[i].o, o))
@@ -614,7 +613,7 @@ static plan *find_plan(rt *r, product_op o)
         r->nplans = 0;
     plan *p = &r->plans[r->nplans++];
     p->o = o;
-    p->workspace = by_rows(o) ? 0 : WORKSPACE;
+    p->workspace = o.any_order ? WORKSPACE : 0;
     p->usable = algorithm_for(r, o, &p->algo);
     return p;
 }

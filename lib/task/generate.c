@@ -75,7 +75,9 @@ int generator_open(struct generator **out, const struct generator_options *o, st
     g->dir = xstrdup(o->model);
     g->max_context = o->max_context;
     if (tokenizer_open(&g->tokenizer, o->model, e) < 0 || device_open(&g->device, o->device, o->threads, e) < 0 ||
-        (o->fp8_cache && device_use_fp8_cache(g->device, e) < 0) || model_open(&g->model, o->model, g->device, e) < 0)
+        (o->fp8_cache && device_use_fp8_cache(g->device, e) < 0) ||
+        (o->batch_dependent && device_use_any_order(g->device, e) < 0) ||
+        model_open(&g->model, o->model, g->device, e) < 0)
         goto failed;
     if (model_config(g->model)->encoder) {
         err_set(e, "%s: is an encoder (%s) and cannot generate", o->model, model_config(g->model)->family_name);

@@ -25,12 +25,13 @@ struct generator;
 struct generator_options {
     const char *model; /* folder */
     const char *device;
-    int threads, batch; /* 0: as many as there are cores; the engine's own */
-    int64_t kv_memory;  /* bytes; 0: the engine's own */
-    bool fp8_cache;     /* device_use_fp8_cache */
-    double end_bias;    /* models with two vocabularies: added to the think end's logit while thinking ... */
-    int max_context;    /* tokens of prompt and response at most; 0: what the model has room for */
-    bool compat;        /* ... and the reference's set of ids instead of ours (model/dual.h) */
+    int threads, batch;   /* 0: as many as there are cores; the engine's own */
+    int64_t kv_memory;    /* bytes; 0: the engine's own */
+    bool fp8_cache;       /* device_use_fp8_cache */
+    bool batch_dependent; /* device_use_any_order */
+    double end_bias;      /* models with two vocabularies: added to the think end's logit while thinking ... */
+    int max_context;      /* tokens of prompt and response at most; 0: what the model has room for */
+    bool compat;          /* ... and the reference's set of ids instead of ours (model/dual.h) */
 };
 int generator_open(struct generator **out, const struct generator_options *o, struct err *e);
 void generator_close(struct generator *g); /* NULL is fine */

@@ -169,7 +169,9 @@ int gold_open(struct gold **out, const struct gold_options *o, struct err *e)
     *out = NULL;
     if (tokenizer_open(&g->tokenizer, o->dir, e) < 0 || find_think_end(g, e) < 0 ||
         device_open(&g->device, o->device, o->threads, e) < 0 ||
-        (o->fp8_cache && device_use_fp8_cache(g->device, e) < 0) || model_open(&g->model, o->dir, g->device, e) < 0)
+        (o->fp8_cache && device_use_fp8_cache(g->device, e) < 0) ||
+        (o->batch_dependent && device_use_any_order(g->device, e) < 0) ||
+        model_open(&g->model, o->dir, g->device, e) < 0)
         goto failed;
     const struct model_config *c = model_config(g->model);
     g->vocab = c->vocab;

@@ -12,8 +12,8 @@
  *      tokens; no tokens: -100
  *   4. the better of the two
  * Ids instead of messages or solution are taken as they are. The think end is that of dual_vocab_meta.json, else
- * "</think>". An item's score does not depend on the items beside it; what they share is computed once
- * (model/branch.h). One thread uses it. */
+ * "</think>". Unless batch_dependent, an item's score does not depend on the items beside it; what they share is
+ * computed once (model/branch.h). One thread uses it. */
 #ifndef LATENT_TASK_GOLD_H
 #define LATENT_TASK_GOLD_H
 
@@ -30,9 +30,10 @@ struct gold;
 struct gold_options {
     const char *dir, *device;
     int threads;
-    int max_tokens; /* of prefix and answer together; more is an item's error */
-    int rows;       /* of one pass of the model */
-    bool fp8_cache; /* device_use_fp8_cache */
+    int max_tokens;       /* of prefix and answer together; more is an item's error */
+    int rows;             /* of one pass of the model */
+    bool fp8_cache;       /* device_use_fp8_cache */
+    bool batch_dependent; /* device_use_any_order */
 };
 int gold_open(struct gold **out, const struct gold_options *o, struct err *e);
 void gold_close(struct gold *g); /* NULL is fine */

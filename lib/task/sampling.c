@@ -359,6 +359,7 @@ static int open_generator(struct sampling *s, struct err *e)
     go.end_bias = o->end_bias;
     go.compat = o->compat;
     go.fp8_cache = o->fp8_cache;
+    go.batch_dependent = o->batch_dependent;
     go.max_context = (int)o->max_context;
     if (sampling_size(o->kv_memory, &go.kv_memory, e) < 0 || generator_open(&s->generator, &go, e) < 0)
         return -1;

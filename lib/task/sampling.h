@@ -35,7 +35,7 @@ struct sampling_options {
     int64_t limit;
     const char *format, *family, *few_shot, *prompt_data, *layout, *think;
     int64_t num_few_shot;
-    bool suppress, compat, fp8_cache;
+    bool suppress, compat, fp8_cache, batch_dependent;
     int64_t num_samples, max_tokens, max_context, top_k;
     double temperature, top_p, min_p, presence, frequency, repetition;
     double end_bias;
@@ -100,6 +100,9 @@ struct sampling_options {
         OPT_ROW_LIST("stop", 0, &(o).stop, "TEXT", "end a response in front of TEXT (may be repeated)", OPT_RESULT),   \
         OPT_ROW_FLAG("fp8-cache", 0, &(o).fp8_cache,                                                                   \
                      "CUDA: keys and values in 8 bits (e4m3); room for twice as many, other results", OPT_RESULT),     \
+        OPT_ROW_FLAG("batch-dependent", 0, &(o).batch_dependent,                                                       \
+                     "CUDA: sums in the order that is fastest for the batch, on which the results then depend",        \
+                     OPT_RESULT),                                                                                      \
         OPT_ROW_GROUP("How it runs (the result does not depend on it)"),                                               \
         OPT_ROW_INT("batch", 'b', &(o).batch, "N", "sequences at the same time; 0: 16", OPT_RUN, 0, 65536),            \
         OPT_ROW_STRING("kv-memory", 0, &(o).kv_memory, "BYTES",                                                        \

@@ -501,6 +501,7 @@ int serve_open(struct serve **out, const struct serve_options *o, struct err *e)
         .dir = o->dir, .device = o->device, .threads = o->threads, .max_tokens = o->max_tokens, .rows = o->rows
     };
     go.fp8_cache = o->fp8_cache;
+    go.batch_dependent = o->batch_dependent;
     if (gold_open(&s->gold, &go, e) < 0)
         goto failed;
     s->has_worker = pthread_create(&s->worker, NULL, work, s) == 0;

@@ -35,6 +35,7 @@ struct serve_options {
     int max_concurrency;  /* requests scored together at most */
     int max_tokens, rows; /* as in struct gold_options */
     bool fp8_cache;       /* and this */
+    bool batch_dependent; /* and this */
     int64_t body_limit;   /* bytes of a request; 0: 8 MiB */
     double seconds;       /* in which a request must have come; 0: 30 */
 };

@@ -191,6 +191,7 @@ for l in open("s.jsonl", encoding="utf-8"): sys.stdout.write(json.dumps(json.loa
   fails 2 'prompt-layout' tiny --prompt-layout inlined questions.jsonl
   fails 1 'brings its own questions' tiny --benchmark math questions.jsonl
   fails 1 'FP8 cache needs a CUDA device' tiny --device cpu --fp8-cache questions.jsonl
+  fails 1 'device cpu .*: products that depend on it need a CUDA device' tiny --device cpu --batch-dependent questions.jsonl
 }
 
 @test "collect: an id that stands twice is refused before anything is sampled; with --keep-going the first stays" {

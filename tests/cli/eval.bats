@@ -100,6 +100,7 @@ tiny() {
   n=$(tiny --max-model-len 200 questions.jsonl | jq .num_tokens)
   [ "$n" = 16 ]
   fails 1 'the prompt has [0-9]+ tokens, prompt and response together may have 10' tiny --max-model-len 10 questions.jsonl
+  fails 1 'products that depend on it need a CUDA device' tiny --device cpu --batch-dependent questions.jsonl
   p=$(sed -n 's/.*the prompt has \([0-9]*\) tokens.*/\1/p' .stderr)
   tiny --max-model-len $((p + 5)) questions.jsonl | jq -e '.num_tokens == 5 and .finish_reason == "length"'
 }

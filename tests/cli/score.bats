@@ -112,6 +112,10 @@ X
   fails 2 'max-seq-len' score --max-seq-len 1 /dev/null
 }
 
+@test "score: sums that depend on the batch are the CUDA device's" {
+  fails 1 'products that depend on it need a CUDA device' score -q --device cpu --batch-dependent -m "$(M qwen2)" "$GOLDEN/score/rows.jsonl"
+}
+
 @test "score: a row longer than the model's context is skipped, whatever --max-seq-len says" {
   jq -nc '{prompt: "a", completion: ("x " * 600)}' >rows
   score -m "$(M qwen2)" --max-seq-len 100000 rows >got 2>err

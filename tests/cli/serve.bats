@@ -60,4 +60,5 @@ item='{"prompt_messages":[{"role":"user","content":"1+1?"}],"solution_str":"two<
   fails 2 '--port' score --serve --port 70000
   fails 2 'fp8-cache is for --serve' score --fp8-cache /dev/null
   fails 1 'FP8 cache needs a CUDA device' score --serve --port 0 --device cpu --fp8-cache -m "$GOLDEN/models/qwen3"
+  fails 1 'products that depend on it need a CUDA device' score --serve --port 0 --device cpu --batch-dependent -m "$GOLDEN/models/qwen3"
 }

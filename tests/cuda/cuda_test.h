@@ -65,6 +65,16 @@ latent_device_open_fn latent_device_open; /* of the emulation */
         }                                                                                                              \
     } while (0)
 
+/* Products so far that might have been added in any order; the chip does not say. */
+static inline uint64_t products_in_any_order(void)
+{
+#ifdef NO_EMULATION
+    return 0;
+#else
+    return emu_any_order();
+#endif
+}
+
 static inline bool can_watch(void)
 {
 #ifdef NO_EMULATION

@@ -34,9 +34,8 @@ static float *through_cache(const struct opened *o, const int32_t *ids, int n, i
 }
 
 /* The longest of three inputs: without a cache; through pages, a part of it token by token. */
-static void check_logits(const char *name, bool bf16, double tolerance)
+static void check_opened(struct opened o, bool bf16, double tolerance)
 {
-    struct opened o = open_model(name, bf16);
     int n;
     int32_t *ids = golden_ids(o.golden, "ids.2", &n);
     float *got = varlen_logits(&o, ids, (int32_t[]){ n }, 1);
@@ -54,6 +53,11 @@ static void check_logits(const char *name, bool bf16, double tolerance)
     free(got);
     free(ids);
     close_golden(&o);
+}
+
+static void check_logits(const char *name, bool bf16, double tolerance)
+{
+    check_opened(open_model(name, bf16), bf16, tolerance);
 }
 
 static void test_decoders(void **state)
@@ -75,6 +79,24 @@ static void test_encoders(void **state)
     check_logits("bert", false, 1e-4);
 }
 
+/* What a batch decides of the order of sums is within what their rounding is allowed to be. */
+static void test_any_order(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_DEVICE();
+    static const char *const names[] = { "qwen3", "qwen3", "qwen3-bf16", "xlmr" };
+    static const bool bf16[] = { false, true, true, true };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct err e = { "" };
+        struct opened o = open_model(names[i], bf16[i]);
+        uint64_t before = products_in_any_order();
+        assert_ok(device_use_any_order(o.d, &e));
+        check_opened(o, bf16[i], bf16[i] ? 3e-2 : 1e-4);
+        if (!real_device())
+            assert_true(products_in_any_order() > before);
+    }
+}
+
 /* The device's normal way: heads of 8 without a cache, of 16 with one too, go through the tensor cores' kernels. */
 static void test_bf16_way(void **state)
 {
@@ -94,6 +116,7 @@ int main(void)
         cmocka_unit_test(test_decoders),
         cmocka_unit_test(test_encoders),
         cmocka_unit_test(test_bf16_way),
+        cmocka_unit_test(test_any_order),
     };
     watch_all();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,8 +8,9 @@
 #include "model/branch.h"
 #include "unit/infer_util.h"
 
-/* Two batches give the same tokens in bf16 too; there they need not be transformers', which may turn at a near tie. */
-static void check_batches(const char *name, bool fp8_cache)
+/* Two batches give the same tokens in bf16 too; there they need not be transformers', which may turn at a near tie. In
+ * any order of sums only the same batch twice does. */
+static void check_batches(const char *name, bool fp8_cache, bool any_order)
 {
     static const struct engine_options options[2] = { { .batch = 4, .prefill_chunk = 7 },
                                                       { .batch = 1, .prefill_chunk = 32, .read_delay = 2 } };
@@ -22,6 +23,9 @@ static void check_batches(const char *name, bool fp8_cache)
     struct device *d = open_device_under_test(true);
     if (fp8_cache)
         assert_ok(device_use_fp8_cache(d, &e));
+    if (any_order)
+        assert_ok(device_use_any_order(d, &e));
+    uint64_t before = products_in_any_order();
     struct opened m = open_golden_on(d, name);
     assert_int_equal(kv_page_bytes(m.m), (fp8_cache ? 2 : 4) * KV_PAGE * model_config(m.m)->layers *
                                              model_config(m.m)->kv_heads * model_config(m.m)->head_dim);
@@ -31,8 +35,10 @@ static void check_batches(const char *name, bool fp8_cache)
     for (int way = 0; way < 2; way++) {
         for (int i = 0; i < n; i++)
             q[way][i] = (struct gen_request){ c[i].prompt, c[i].n_prompt, 1, 0, 1, "golden", NULL, &p };
-        run_all(m.m, &options[way], q[way], n, r[way]);
+        run_all(m.m, &options[any_order ? 0 : way], q[way], n, r[way]);
     }
+    if (!real_device())
+        assert_int_equal(products_in_any_order() > before, any_order);
     for (int i = 0; i < n; i++) {
         assert_int_equal(r[0][i]->n, 12);
         assert_int_equal(r[1][i]->n, 12);
@@ -82,8 +88,9 @@ static void test_batches(void **state)
 {
     (void)state;
     SKIP_WITHOUT_DEVICE();
-    check_batches("qwen3-bf16", false);
-    check_batches("qwen3-bf16", true);
+    check_batches("qwen3-bf16", false, false);
+    check_batches("qwen3-bf16", true, false);
+    check_batches("qwen3-bf16", false, true);
 }
 
 enum { LENGTH = 45, SEQS = 3, PART = 37 };
@@ -198,6 +205,10 @@ static void test_refused(void **state)
     struct device *d = open_device_under_test(false); /* of floats */
     assert_int_equal(device_use_fp8_cache(d, &e), -1);
     assert_non_null(strstr(e.msg, "-f32) keeps keys and values as float"));
+    device_close(d);
+    d = open_path(CPU_BASE, 1);
+    assert_int_equal(device_use_any_order(d, &e), -1);
+    assert_non_null(strstr(e.msg, "device cpu (cpu-base-f32) adds in one order"));
     device_close(d);
 }
 

@@ -373,6 +373,43 @@ static void rows_alone(struct device *d, struct device *o)
     weights_drop(d, o, &w);
 }
 
+/* Rows like these are where cuBLASLt would rather split a sum: in any order the product is near, the same twice, and
+ * nothing of it stays when it is over. */
+static void any_order(struct device *d, struct device *o)
+{
+    static const int some[] = { 1, 5, 32 };
+    int by = real_device() ? 16 : 1, n = 64 * by, k = 160 * by;
+    struct source s = source_of(12);
+    struct weights w = weights_of(d, o, &s, (enum dtype[]){ DTYPE_BF16, DTYPE_BF16 }, 2, n - 2, k);
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        int m = some[i];
+        struct both x = put_random(d, o, &s, m, k, 1), y = put(d, o, DTYPE_F32, m, n, NULL);
+        float *got[4];
+        for (int way = 0; way < 4; way++) { /* in order, any, any, in order */
+            uint64_t before = products_in_any_order();
+            bool any = way == 1 || way == 2;
+            d->any_order(d, any);
+            d->fill(d, y.d, 0, (int64_t)m * n);
+            d->linear(d, y.d, x.d, w.d, NULL, m, false);
+            got[way] = floats_back(d, y.d);
+            if (!real_device() && products_in_any_order() - before != any)
+                note_mismatch("way %d of %d rows: %d products in any order", way, m,
+                              (int)(products_in_any_order() - before));
+        }
+        d->any_order(d, false);
+        same_floats("in any order", got[1], got[0], (int64_t)m * n, 1e-3, 1e-4);
+        if (memcmp(got[1], got[2], (size_t)m * (size_t)n * sizeof(float)) != 0)
+            note_mismatch("%d rows in any order: other bits the second time", m);
+        if (memcmp(got[0], got[3], (size_t)m * (size_t)n * sizeof(float)) != 0)
+            note_mismatch("%d rows in order: other bits after those in any order", m);
+        for (int way = 0; way < 4; way++)
+            free(got[way]);
+        drop(d, o, x);
+        drop(d, o, y);
+    }
+    weights_drop(d, o, &w);
+}
+
 /* A bf16 device rounds what it multiplies, at best where it is made: a product must never take what was there before.
  * Between two operations a tensor is freed or not: after that nothing is known of any. */
 static float *rounded(struct device *d, struct device *o, bool freed)
@@ -462,6 +499,8 @@ int main(void)
         CHECK_BF16(embedding_and_linear),
         CHECK(rows_alone),
         CHECK_BF16(rows_alone),
+        CHECK(any_order),
+        CHECK_BF16(any_order),
         CHECK_BF16(rounded_anew),
         CHECK(step_inputs),
         CHECK(log_probabilities),

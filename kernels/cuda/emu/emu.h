@@ -62,7 +62,8 @@ void emu_plant(enum plant fault);
 bool emu_watch(bool on);
 const char *emu_fault(void); /* the first fault since emu_clear, a sentence; NULL: none */
 void emu_clear(void);
-uint64_t emu_launches(void); /* so far; a test that ran no kernel proves nothing */
+uint64_t emu_launches(void);  /* so far; a test that ran no kernel proves nothing */
+uint64_t emu_any_order(void); /* products so far that might have been added in any order; here all have the same */
 
 /* What the host asked for since the last call, in order: w a write, k kernels, b a read that is begun; and what it
  * waited for: t a read that was begun before, r a read, f memory given back, s everything. The same again is not

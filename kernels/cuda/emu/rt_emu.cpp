@@ -273,11 +273,19 @@ void rt_recording_free(rt *, rt_recording *x)
     free(x);
 }
 
+static uint64_t any_order;
+
+uint64_t emu_any_order(void)
+{
+    return any_order;
+}
+
 int rt_product(rt *, const product_op &o, err *e)
 {
     note('k');
     if (alive("starting a product", e) < 0)
         return -1;
+    any_order += o.any_order;
     op_product_plain(0, o);
     return 0;
 }
