@@ -429,16 +429,8 @@ static void backward(struct trainable *t, const struct train_batch *b)
         m->d->embed_backward(m->d, t->embed, t->dx, t->ids, b->rows, m->c.hidden);
 }
 
-int trainable_pass(struct trainable *t, const struct train_batch *b, float scale, double *loss, struct err *e)
+static int forth_and_back(struct trainable *t, const struct train_batch *b, float scale, double *loss, struct err *e)
 {
-    if (b->rows > t->o.max_rows)
-        return err_set(e, "a batch of %d tokens is larger than the %d that memory was made for", b->rows,
-                       t->o.max_rows);
-    *loss = 0;
-    t->dropout_first = b->dropout_first;
-    t->evaluating = scale == 0;
-    if (write_batch(t, b, e) < 0)
-        return -1;
     forward(t, b);
     if (head(t, b, scale, loss, e) < 0)
         return -1;
@@ -447,6 +439,26 @@ int trainable_pass(struct trainable *t, const struct train_batch *b, float scale
         branches_collect(t);
     }
     return t->m->d->sync(t->m->d, e);
+}
+
+/* How many rows a pass has is part of what a run is, so sums may go by it; not those of others on this device. */
+int trainable_pass(struct trainable *t, const struct train_batch *b, float scale, double *loss, struct err *e)
+{
+    struct device *d = t->m->d;
+    if (b->rows > t->o.max_rows)
+        return err_set(e, "a batch of %d tokens is larger than the %d that memory was made for", b->rows,
+                       t->o.max_rows);
+    *loss = 0;
+    t->dropout_first = b->dropout_first;
+    t->evaluating = scale == 0;
+    if (write_batch(t, b, e) < 0)
+        return -1;
+    if (d->any_order)
+        d->any_order(d, true);
+    int rc = forth_and_back(t, b, scale, loss, e);
+    if (d->any_order)
+        d->any_order(d, false);
+    return rc;
 }
 
 int trainable_logits(struct trainable *t, const struct train_batch *b, int first, int n, float *out, struct err *e)

@@ -224,6 +224,36 @@ static void test_golden(void **state)
     device_close(d);
 }
 
+/* A pass may add as its rows suggest; logits for others to compare with, and whatever comes after, may not. */
+static void test_order(void **state)
+{
+    (void)state;
+    SKIP_WITHOUT_EMULATION("only the emulation says in which order a product might be added");
+    struct err e = { "" };
+    struct device *d = open_device_under_test(true);
+    struct model *m;
+    struct trainable *t;
+    assert_ok(model_open(&m, "tests/golden/models/qwen3", d, &e));
+    assert_ok(trainable_open(&t, m, &(struct trainable_options){ .lora = &golden_lora, .max_rows = 8, .seed = 1 }, &e));
+    static const int32_t ids[] = { 5, 6, 7, 8, 9 }, target[] = { 6, 7, 8, 9, -1 };
+    struct train_batch b = { 5, 1, ids, (int32_t[]){ 0, 5 }, target, 0 };
+    const struct model_config *c = model_config(m);
+    float *logits = xcalloc((size_t)c->vocab, sizeof *logits);
+    double loss;
+    for (int scale = 0; scale <= 1; scale++) {
+        uint64_t before = products_in_any_order();
+        assert_ok(trainable_pass(t, &b, (float)scale, &loss, &e));
+        assert_in_range(products_in_any_order() - before, 4 * c->layers + 1, 1000);
+        before = products_in_any_order();
+        assert_ok(trainable_logits(t, &b, 4, 1, logits, &e));
+        assert_int_equal(products_in_any_order(), before);
+    }
+    free(logits);
+    trainable_close(t);
+    model_close(m);
+    device_close(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +266,7 @@ int main(void)
         CHECK(attention_back),
         cmocka_unit_test(test_planted),
         cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
