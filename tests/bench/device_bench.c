@@ -4,8 +4,8 @@
  *
  * Parts:
  * - limits: copy bandwidth and multiplication at 8192^3 alone (always first)
- * - kernels: linear, attention, sampler, norms, each alone (default)
- * - decode: whole decode steps by batch and context, tokens a second
+ * - kernels: linear, attention, sampler, norms, each alone (default); products in order and in any
+ * - decode: whole decode steps by batch and context, tokens a second; in order and in any
  * - prefill: packed prompts of 256, tokens a second
  * - train: a LoRA step (rank 8 on all matrices) of packed rows of 700, tokens a second
  * - encoder: XLM-R-large over packed texts of 512, tokens a second
@@ -114,6 +114,37 @@ static void row(const char *name, const char *shape, double t, double bytes, dou
            ops / t * 1e-12, 100 * limit / t);
 }
 
+/* ---- both ways: what it costs that a row's bits do not depend on the batch ---- */
+
+enum { IN_ORDER, IN_ANY, WAYS };
+
+static void turn_to(int way)
+{
+    if (d->any_order)
+        d->any_order(d, way == IN_ANY);
+}
+
+/* The ways take turns: a clock that drifts is neither's. */
+static void both_ways(operation *op, void *const arg[WAYS], double t[WAYS])
+{
+    t[IN_ORDER] = t[IN_ANY] = 1e30;
+    for (int turn = 0; turn < 2 * WAYS; turn++) {
+        int way = turn % WAYS;
+        turn_to(way);
+        double now = seconds(op, arg[way]);
+        t[way] = now < t[way] ? now : t[way];
+    }
+    turn_to(IN_ORDER);
+}
+
+static void cost_row(const char *name, const char *shape, const double t[WAYS])
+{
+    double cost = 100 * (t[IN_ORDER] / t[IN_ANY] - 1);
+    const char *verdict = cost <= 3 ? "within the aim of 3%" : cost <= 10 ? "within the gate of 10%" : "ABOVE 10%";
+    printf("%-16s %-28s %9.4f ms %9.4f ms in any order, cost %.1f%%: %s\n", name, shape, t[IN_ORDER] * 1e3,
+           t[IN_ANY] * 1e3, cost, d->any_order ? verdict : "there is one order");
+}
+
 /* ---- linear ---- */
 
 static void *kept[16]; /* what weights borrow */
@@ -156,14 +187,24 @@ static struct weight *random_weight(int n, int k)
     return w;
 }
 
+static struct linear linear_open(int rows, int n, int k)
+{
+    return (struct linear){ tensor(DTYPE_F32, rows, n), tensor(DTYPE_F32, rows, k), random_weight(n, k), rows };
+}
+
+static void linear_close(struct linear *l)
+{
+    d->weight_free(d, l->w);
+    d->tensor_free(d, l->x);
+    d->tensor_free(d, l->y);
+    drop_kept();
+}
+
 static double linear_time(int rows, int n, int k)
 {
-    struct linear l = { tensor(DTYPE_F32, rows, n), tensor(DTYPE_F32, rows, k), random_weight(n, k), rows };
+    struct linear l = linear_open(rows, n, k);
     double t = seconds(linear_op, &l);
-    d->weight_free(d, l.w);
-    d->tensor_free(d, l.x);
-    d->tensor_free(d, l.y);
-    drop_kept();
+    linear_close(&l);
     return t;
 }
 
@@ -501,6 +542,35 @@ static void whole_row(const char *name, const struct pass *p, const char *shape,
     printf("%-16s %-28s %9.4f ms %12.0f tokens/s %5.1f%%\n", name, shape, t * 1e3, p->rows / t, 100 * limit / t);
 }
 
+static void steps_both_ways(int nseq, int context)
+{
+    struct pass p = pass_open(nseq, 1, context, 0);
+    struct recording *r[WAYS] = { NULL, NULL };
+    double t[WAYS];
+    char shape[64];
+    int was = repeat;
+    repeat = small ? 1 : 3;
+    snprintf(shape, sizeof shape, "%d x 1, context %d", nseq, context);
+    both_ways(pass_op, (void *[]){ &p, &p }, t);
+    cost_row("decode, order", shape, t);
+    for (int way = 0; way < WAYS && d->record_begin; way++) { /* what is recorded has run now */
+        turn_to(way);
+        if (!d->record_begin(d))
+            break;
+        pass_op(&p);
+        r[way] = d->record_end(d);
+    }
+    turn_to(IN_ORDER);
+    if (r[IN_ORDER] && r[IN_ANY]) {
+        both_ways(replay_op, (void *const *)r, t);
+        cost_row("  replayed", shape, t);
+    }
+    for (int way = 0; way < WAYS && d->record_begin; way++)
+        d->recording_free(d, r[way]);
+    repeat = was;
+    pass_close(&p);
+}
+
 static void whole(const char *name, int nseq, int each, int context, int kind)
 {
     struct pass p = pass_open(nseq, each, context, kind);
@@ -700,6 +770,37 @@ static int some(int n, int few)
     return small ? few : n;
 }
 
+/* All of a model's, for batches of decoding. */
+static void linears_both_ways(void)
+{
+    const int linears[][2] = { { qkv_cols(), m.hidden },
+                               { m.hidden, m.heads * m.hd },
+                               { 2 * m.ffn, m.hidden },
+                               { m.hidden, m.ffn },
+                               { m.vocab, m.hidden } };
+    const int batches[] = { 1, some(32, 2), some(256, 3), some(700, 4) };
+    enum { LINEARS = sizeof linears / sizeof *linears, BATCHES = sizeof batches / sizeof *batches };
+    double all[BATCHES][WAYS] = { { 0 } }, t[WAYS];
+    char shape[64];
+    for (int i = 0; i < LINEARS; i++) {
+        int n = linears[i][0], k = linears[i][1];
+        struct linear l = linear_open(batches[BATCHES - 1], n, k);
+        for (int b = 0; b < BATCHES; b++) {
+            l.rows = batches[b];
+            both_ways(linear_op, (void *[]){ &l, &l }, t);
+            snprintf(shape, sizeof shape, "%d x %d x %d", l.rows, n, k);
+            cost_row("linear, order", shape, t);
+            for (int way = 0; way < WAYS; way++)
+                all[b][way] += (i == LINEARS - 1 ? 1 : m.layers) * t[way];
+        }
+        linear_close(&l);
+    }
+    for (int b = 0; b < BATCHES; b++) {
+        snprintf(shape, sizeof shape, "%d rows, %d layers and head", batches[b], m.layers);
+        cost_row("linears, order", shape, all[b]);
+    }
+}
+
 static void part_kernels(void)
 {
     const int linears[][2] = {
@@ -713,6 +814,7 @@ static void part_kernels(void)
             snprintf(shape, sizeof shape, "%d x %d x %d", rows, n, k);
             row("linear", shape, linear_time(rows, n, k), 2.0 * n * k + 4.0 * rows * (n + k), 2.0 * rows * n * k);
         }
+    linears_both_ways();
     attention("decode", d->kv_dtype, 1, 1, some(4096, 40));
     attention("decode", d->kv_dtype, some(64, 3), 1, some(2048, 70));
     attention("decode", d->kv_dtype, some(256, 4), 1, some(1024, 33));
@@ -743,6 +845,8 @@ static void part_decode(void)
     whole("decode step", some(256, 3), 1, some(1024, 40), 0);
     whole("decode step", some(256, 4), 1, some(2048, 70), 0);
     whole("decode step", some(700, 5), 1, some(1268, 33), 0);
+    steps_both_ways(1, some(1024, 40));
+    steps_both_ways(some(256, 4), some(2048, 70));
 }
 
 static void part_prefill(void)
