@@ -10,6 +10,17 @@ milliseconds() {
   echo $((($(date +%s%N) - start) / 1000000))
 }
 
+# lives GROUP: whether a process of it has not ended; one that was only not reaped has.
+lives() {
+  local file line
+  for file in /proc/[0-9]*/stat; do
+    { read -r line <"$file"; } 2>/dev/null || continue
+    set -- "$1" ${line##*) } # its state, its parent, its group
+    [ "$4" != "$1" ] || [[ $2 == [ZX] ]] || return 0
+  done
+  return 1
+}
+
 # killed MS COMMAND...: runs COMMAND in a session of its own, which is killed within MS. 0 if it was; 1 if it had ended.
 killed() {
   local limit=$1 pid ms
@@ -20,6 +31,7 @@ killed() {
   sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
   kill -9 -- -$pid 2>/dev/null || true
   wait $pid 2>/dev/null && return 1
+  while lives $pid; do sleep 0.01; done # what a stage holds (locks) it holds until it has ended
   return 0
 }
 
