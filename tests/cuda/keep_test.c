@@ -1,7 +1,6 @@
 /* keep_test.c - what training keeps for the way back, in the type of the device: each operation that takes or makes it
  * against the oracle on the same numbers, and passes of a model. */
-#include "cuda/cuda_test.h"
-#include "kernels/train_problems.h"
+#include "cuda/train_check.h"
 #include "train/memory.h"
 #include "train/optimizer.h"
 #include "unit/train_golden.h"
@@ -220,23 +219,12 @@ static void run_kept_linear(struct device *d, const struct problem *p, struct re
 /* rows: head_dim; n: window; k: whole sequences */
 static void run_kept_attention(struct device *d, const struct problem *p, struct result *r)
 {
-    static const int32_t begin[] = { 0, 1, 34, 35, 100 };
     struct source s = source_of(27);
-    int hd = p->rows, rows = 100, width = 8 * hd;
+    int hd = p->rows, rows = FOUR_ROWS, width = 8 * hd;
     struct tensor *qkv = kept_tensor(d, &s, rows, width, 1), *dout = exact_tensor(d, &s, rows, 4 * hd, 1);
     struct tensor *out = room_to_keep(d, rows, 4 * hd), *lse = floats_of(d, rows, 4, NULL);
-    struct tensor *dqkv = floats_of(d, rows, width, NULL), *b = ints_of(d, 1, 5, begin);
-    struct attend_varlen_args a = { .out = out,
-                                    .qkv = qkv,
-                                    .begin = b,
-                                    .nseq = 4,
-                                    .rows = rows,
-                                    .heads = 4,
-                                    .kv_heads = 2,
-                                    .head_dim = hd,
-                                    .scale = 0.5f,
-                                    .window = p->n,
-                                    .causal = p->k == 0 };
+    struct tensor *dqkv = floats_of(d, rows, width, NULL), *b = ints_of(d, 1, 5, four_begin);
+    struct attend_varlen_args a = four_sequences(p, out, qkv, b);
     d->attend_varlen_keep(d, &a, lse);
     d->attend_varlen_backward(d, &a, dqkv, dout, lse);
     keep_kept(r, d, out);
@@ -246,21 +234,6 @@ static void run_kept_attention(struct device *d, const struct problem *p, struct
 }
 
 /* ---- checks: kept results are rounded to bf16, others come of the same numbers ---- */
-
-static void compare(struct device *d, struct device *o, run_fn *run, const struct problem *p, double atol, double rtol)
-{
-    struct result got = { .count = 0 }, want = { .count = 0 };
-    char what[128];
-    run(d, p, &got);
-    run(o, p, &want);
-    assert_int_equal(got.count, want.count);
-    for (int i = 0; i < got.count; i++) {
-        snprintf(what, sizeof what, "kept %s %dx%dx%d output %d", p->name, p->rows, p->n, p->k, i);
-        same_floats(what, got.out[i], want.out[i], want.n[i], atol, rtol);
-    }
-    result_release(&got);
-    result_release(&want);
-}
 
 static const int sizes[] = { 1, 7, 8, 9, 32, 33 };
 enum { SIZES = sizeof sizes / sizeof *sizes };

@@ -120,26 +120,35 @@ static inline void run_gates(struct device *d, const struct problem *p, struct r
         d->tensor_free(d, all[i]);
 }
 
+enum { FOUR_ROWS = 100 };
+static const int32_t four_begin[] = { 0, 1, 34, 35, FOUR_ROWS };
+
+/* A problem of attention: rows is the head's width, n the window, k 0 for causal; begin holds four_begin. */
+static inline struct attend_varlen_args four_sequences(const struct problem *p, struct tensor *out,
+                                                       const struct tensor *qkv, const struct tensor *begin)
+{
+    return (struct attend_varlen_args){ .out = out,
+                                        .qkv = qkv,
+                                        .begin = begin,
+                                        .nseq = 4,
+                                        .rows = FOUR_ROWS,
+                                        .heads = 4,
+                                        .kv_heads = 2,
+                                        .head_dim = p->rows,
+                                        .scale = 0.5f,
+                                        .window = p->n,
+                                        .causal = p->k == 0 };
+}
+
 /* rows = head_dim, n = window, k = kind: 0 causal, 1 whole sequences */
 static inline void run_attention(struct device *d, const struct problem *p, struct result *r)
 {
-    static const int32_t begin[] = { 0, 1, 34, 35, 100 };
     struct source s = source_of(4);
-    int hd = p->rows, rows = 100, width = (4 + 2 * 2) * hd;
+    int hd = p->rows, rows = FOUR_ROWS, width = (4 + 2 * 2) * hd;
     struct tensor *qkv = random_tensor(d, &s, rows, width, 1), *dout = random_tensor(d, &s, rows, 4 * hd, 1);
     struct tensor *out = floats_of(d, rows, 4 * hd, NULL), *lse = floats_of(d, rows, 4, NULL);
-    struct tensor *dqkv = random_tensor(d, &s, rows, width, 9), *b = ints_of(d, 1, 5, begin);
-    struct attend_varlen_args a = { .out = out,
-                                    .qkv = qkv,
-                                    .begin = b,
-                                    .nseq = 4,
-                                    .rows = rows,
-                                    .heads = 4,
-                                    .kv_heads = 2,
-                                    .head_dim = hd,
-                                    .scale = 0.5f,
-                                    .window = p->n,
-                                    .causal = p->k == 0 };
+    struct tensor *dqkv = random_tensor(d, &s, rows, width, 9), *b = ints_of(d, 1, 5, four_begin);
+    struct attend_varlen_args a = four_sequences(p, out, qkv, b);
     d->attend_varlen_keep(d, &a, lse);
     d->attend_varlen_backward(d, &a, dqkv, dout, lse);
     keep(r, d, out);
